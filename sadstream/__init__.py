@@ -1,0 +1,3 @@
+"""Distil agents from the logs you have."""
+
+__version__ = "0.1.0"
