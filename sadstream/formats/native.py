@@ -1,0 +1,69 @@
+"""sadstream's own `Trajectory` records, one a line."""
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+from sadstream_schemas import Span, Trajectory, decode_json
+
+from sadstream.errors import RecordError
+from sadstream.frames import SPAN_FIELDS, Draft
+
+
+def recognise(record: Any) -> bool:
+    """A record with `text`, `spans` and `source`."""
+    return isinstance(record, dict) and {"text", "spans", "source", "format_version"} <= record.keys()
+
+
+def read(record: Any, raw: bytes) -> Iterable[Draft]:
+    """The trajectory, its spans as they stand.
+
+    Raises:
+        RecordError: not a Trajectory, of a newer version, or its spans do not cover its text in order.
+    """
+    try:
+        trajectory = decode_json(raw, Trajectory)
+    except msgspec.DecodeError as error:
+        raise RecordError(str(error), hint="see `sadstream schema trajectory`") from error
+    check_partition(trajectory)
+    yield Draft(
+        id=trajectory.id,
+        format_version=str(trajectory.format_version),
+        task_id=trajectory.task_id,
+        task=trajectory.task,
+        tools=[bytes(tool).decode() for tool in trajectory.tools],
+        parent_id=trajectory.parent_id,
+        text=trajectory.text,
+        spans=[span_row(span) for span in trajectory.spans],
+        extra=msgspec.json.encode(trajectory.extra).decode(),
+        **msgspec.structs.asdict(trajectory.outcome),
+    )
+
+
+def check_partition(trajectory: Trajectory) -> None:
+    """Refuse spans that are out of order, overlap, leave a gap, or whose body leaves them.
+
+    Raises:
+        RecordError: names the trajectory and the span.
+    """
+    spans = trajectory.spans
+    edges = [0, *(span.stop for span in spans)]
+    starts = [*(span.start for span in spans), len(trajectory.text)]
+    for index, (stop, start) in enumerate(zip(edges, starts, strict=True)):
+        if start != stop:
+            raise RecordError(
+                f"trajectory {trajectory.id}: span {index} begins at {start}, the text before it ends at {stop}",
+                hint="spans are in order, disjoint, and together cover the text",
+            )
+    for index, span in enumerate(spans):
+        if any(a > b for a, b in pairwise((span.start, span.body_start, span.body_stop, span.stop))):
+            raise RecordError(f"trajectory {trajectory.id}: the body of span {index} leaves the span")
+
+
+def span_row(span: Span) -> dict[str, Any]:
+    """A span as a row of the frame: fields as in `SPAN_FIELDS`."""
+    row = msgspec.structs.asdict(span)
+    row["opaque"] = [bytes(raw).decode() for raw in span.opaque]
+    row["extra"] = msgspec.json.encode(span.extra).decode() if span.extra else None
+    return {name: row[name] for name in SPAN_FIELDS}

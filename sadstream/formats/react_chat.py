@@ -1,0 +1,73 @@
+"""Chat messages whose agent turns hold ReAct text: `Thought: ... Action: ...`, answered by `Observation: ...`."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from sadstream.formats.dialects import dialect_of
+from sadstream.formats.outcomes import finish_line, outcome_fields, remaining
+from sadstream.frames import Draft
+
+_LISTS = ("messages", "traj", "trajectory", "conversation")
+_AUTHORS = {"system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "agent"}
+
+
+def recognise(record: Any) -> bool:
+    """A list of role and text, of which an agent's turn holds ReAct labels; bare, or under a usual name."""
+    messages = _messages(record)[1]
+    return messages is not None and any(
+        m["role"] == "assistant" and dialect_of(m["content"]) in ("react", "react-numbered", "webshop")
+        for m in messages
+    )
+
+
+def read(record: Any, raw: bytes) -> Iterable[Draft]:
+    """One trajectory: what stands before the agent's first turn is the prompt, labels cut the agent's turns."""
+    name, messages = _messages(record)
+    assert messages is not None  # noqa: S101 - `recognise` said so
+    fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw]) if name else {}
+    outcome = outcome_fields(record) if name else {"mapped": set()}
+    mapped: set[str] = outcome.pop("mapped") | {name}
+    if len(messages) > 1 and "ending" not in outcome:
+        outcome = {**finish_line(messages[-1]["content"]), **outcome}
+    first_turn = next(i for i, m in enumerate(messages) if m["role"] == "assistant")
+    # The first message is the prompt whoever sent it: FireAct has records whose first turn went to the wrong role.
+    prompt = max(1, first_turn)
+    request = next((m["content"] for m in messages[:prompt] if m["role"] != "system"), messages[0]["content"])
+    outcome.setdefault("task", request.removeprefix("Question: "))
+    dialect = next(d for m in messages if m["role"] == "assistant" and (d := dialect_of(m["content"])))
+    yield Draft(
+        dialect=dialect,
+        pieces=[
+            {
+                "kind": "context" if index < prompt else None,
+                "author": _AUTHORS[message["role"]],
+                "message": index,
+                "text": message["content"],
+                "suffix": "" if message["content"].endswith("\n") else "\n",
+            }
+            for index, message in enumerate(messages)
+        ],
+        extra=remaining(fields, mapped),
+        **outcome,
+    )
+
+
+def _messages(record: Any) -> tuple[str, list[dict[str, Any]] | None]:
+    """Name of the list of messages in a record ("" for a bare list), and the list; None if there is none."""
+    names = [n for n in _LISTS if n in record] if isinstance(record, dict) else [""]
+    for name in names:
+        messages = record[name] if name else record
+        if isinstance(messages, list) and messages and all(_is_text_message(m) for m in messages):
+            return name, messages
+    return "", None
+
+
+def _is_text_message(message: Any) -> bool:
+    return (
+        isinstance(message, dict)
+        and message.keys() <= {"role", "content"}
+        and isinstance(message.get("content"), str)
+        and message.get("role") in _AUTHORS
+    )

@@ -1,0 +1,90 @@
+"""Records that hold a whole run as one string."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from sadstream.formats.dialects import EXAMPLES_END, dialect_of
+from sadstream.formats.outcomes import as_text, finish_line, outcome_fields, remaining, task_in
+from sadstream.frames import Draft
+
+_SIMPLE = {"text", "id", "task", "success", "reward"}
+
+
+def recognise(record: Any) -> bool:
+    """A bare string with labels at line starts, a record with such a string, or `{"text": ...}`."""
+    if isinstance(record, str):
+        return dialect_of(record) is not None
+    return isinstance(record, dict) and (_is_simple(record) or _run_field(record) is not None)
+
+
+def read(record: Any, raw: bytes) -> Iterable[Draft]:
+    """One trajectory; its text is the string as it stands, other fields go to outcome, task and `extra`."""
+    if isinstance(record, str):
+        yield Draft(dialect=dialect_of(record), text=record, task=_task(record), **finish_line(record))
+        return
+    name = "text" if _is_simple(record) else _run_field(record)
+    assert name is not None  # noqa: S101 - `recognise` said so
+    text: str = record[name]
+    outcome = outcome_fields({key: value for key, value in record.items() if key != name})
+    mapped: set[str] = outcome.pop("mapped") | {name}
+    native = record.get("id")
+    if isinstance(native, str | int) and not isinstance(native, bool) and str(native):
+        outcome["id"] = str(native)
+        mapped.add("id")
+    outcome.setdefault("task", _task(text))
+    fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    yield Draft(
+        dialect=dialect_of(text), text=text, extra=remaining(fields, mapped), **{**finish_line(text), **outcome}
+    )
+
+
+def is_alpaca(record: Any) -> bool:
+    """`instruction` and, in `output`, a run."""
+    return (
+        isinstance(record, dict)
+        and isinstance(record.get("instruction"), str)
+        and isinstance(record.get("input", ""), str)
+        and isinstance(record.get("output"), str)
+        and dialect_of(record["output"]) is not None
+    )
+
+
+def read_alpaca(record: Any, raw: bytes) -> Iterable[Draft]:
+    """One trajectory: instruction and input are the prompt, the output is cut by its labels."""
+    prompt = [name for name in ("instruction", "input") if record.get(name)]
+    outcome = outcome_fields({key: value for key, value in record.items() if key not in ("input", "output")})
+    mapped = outcome.pop("mapped") | {"instruction", "input", "output"}
+    fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    run = record["output"]
+    pieces = [
+        {
+            "kind": "context",
+            "author": "user",
+            "message": index,
+            "text": record[name],
+            "suffix": "" if record[name].endswith("\n") else "\n",
+        }
+        for index, name in enumerate(prompt)
+    ]
+    pieces.append({"kind": None, "author": None, "message": len(prompt), "text": run, "suffix": ""})
+    yield Draft(
+        dialect=dialect_of(run), pieces=pieces, extra=remaining(fields, mapped), **{**finish_line(run), **outcome}
+    )
+
+
+def _is_simple(record: dict[str, Any]) -> bool:
+    return isinstance(record.get("text"), str) and record.keys() <= _SIMPLE
+
+
+def _run_field(record: dict[str, Any]) -> str | None:
+    """Name of the longest string that has labels at line starts; None if all are such: then the keys name runs."""
+    runs = [name for name, value in record.items() if isinstance(value, str) and dialect_of(value)]
+    if len(runs) > 1 and len(runs) == len(record):
+        return None
+    return max(runs, key=lambda name: len(record[name]), default=None)
+
+
+def _task(text: str) -> str | None:
+    return as_text(task_in(text[text.rfind(EXAMPLES_END) + 1 :]))

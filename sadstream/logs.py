@@ -1,0 +1,568 @@
+"""Find raw logs, their containers and formats, and read them as a LazyFrame, block by block."""
+
+import contextlib
+import glob
+import gzip
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, Literal, NamedTuple
+
+import msgspec
+import polars as pl
+import pyarrow as pa
+from polars.io.plugins import register_io_source
+
+from sadstream.errors import ConfigError, FormatError, InputError, SadstreamError
+from sadstream.formats import NAMES, RECORD_FORMATS, TEXT_FORMATS, RecordFormat, TextFormat
+from sadstream.frames import LOG_SCHEMA, Draft, log_frame
+
+OnError = Literal["stop", "skip"]
+
+_BLOCK_CHARS = 8_000_000
+_BLOCK_ROWS = 4_000
+_SNIFF_BYTES = 1_000_000
+# Records that no format knows are tolerated at a file's head up to here, before the whole file counts as unknown.
+_UNKNOWN_RECORDS = 100
+_JSON_START = re.compile(rb'\s*(?:\{\s*["}]|\[\s*[\[{"\]0-9-])')
+_BOM = b"\xef\xbb\xbf"
+
+
+class LogFile(NamedTuple):
+    """A file to read.
+
+    Attributes:
+        path: where it is; `-` is standard input.
+        name: how records call it, relative to the argument that named it.
+        named: the user named this very file, and did not only point at its folder.
+    """
+
+    path: str
+    name: str
+    named: bool
+
+
+def find_logs(arguments: Sequence[str]) -> list[LogFile]:
+    """The files that arguments mean, in order: files, folders (walked, sorted), globs, fsspec URLs, `-`.
+
+    Raises:
+        InputError: a path that does not exist, a glob or folder without files, or a folder that sadstream wrote.
+    """
+    files: list[LogFile] = []
+    for argument in arguments:
+        files += _find(argument)
+    names = [file.name for file in files]
+    if len(set(names)) < len(names):
+        # The same name under two arguments: name both from the folder that they share.
+        files = list({file.path: file for file in files}.values())
+        local = [os.path.abspath(file.path) for file in files if _is_local(file.path)]  # noqa: PTH100 - no symlinks resolved
+        root = os.path.dirname(os.path.commonpath(local)) if len(local) == 1 else os.path.commonpath(local)
+        files = [
+            file._replace(name=Path(os.path.relpath(file.path, root)).as_posix()) if _is_local(file.path) else file
+            for file in files
+        ]
+    return files
+
+
+def _is_local(path: str) -> bool:
+    return path != "-" and "://" not in path
+
+
+def _find(argument: str) -> list[LogFile]:
+    if argument == "-":
+        return [LogFile("-", "-", True)]
+    if "://" in argument:
+        return _find_remote(argument)
+    path = Path(argument)
+    if path.is_dir():
+        if (path / "manifest.json").exists():
+            raise InputError(
+                f"{argument}: a folder that sadstream wrote, not raw logs",
+                hint="segment reads raw logs; give their folder",
+            )
+        found = sorted(p for p in path.rglob("*") if p.is_file() and not _is_hidden(p.relative_to(path)))
+        if not found:
+            raise InputError(f"{argument}: no files in this folder", hint="give the folder that holds the logs")
+        return [LogFile(str(p), p.relative_to(path).as_posix(), False) for p in found]
+    if path.exists():
+        return [LogFile(argument, path.name, True)]
+    matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 - the pattern may be absolute
+    if matches:
+        fixed = Path(re.split(r"[*?\[]", argument)[0])
+        root = fixed if argument[len(str(fixed)) :].startswith(os.sep) and fixed.is_dir() else fixed.parent
+        return [
+            LogFile(match, Path(os.path.relpath(match, root)).as_posix(), False)
+            for match in matches
+            if Path(match).is_file()
+        ]
+    raise InputError(f"{argument}: no such file or folder", hint="give files, folders, globs in quotes, URLs, or -")
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _find_remote(url: str) -> list[LogFile]:
+    import fsspec
+
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+        is_folder = filesystem.isdir(path)
+        found = sorted(filesystem.glob(path) if any(c in path for c in "*?[") else filesystem.find(path))
+    except Exception as error:  # fsspec's filesystems raise whatever their backends do
+        raise InputError(
+            f"{url}: {_first_line(error)}", hint="fsspec opens URLs; s3:// and others need a package of their own"
+        ) from error
+    if not found:
+        raise InputError(f"{url}: nothing there", hint="check the URL and your access to it")
+    root = path.rstrip("/") + "/" if is_folder else path.rsplit("/", 1)[0] + "/"
+    return [
+        LogFile(filesystem.unstrip_protocol(p), p.removeprefix(root), len(found) == 1 and not is_folder) for p in found
+    ]
+
+
+def scan_logs(paths: str | Sequence[str], *, format: str = "auto", on_error: OnError = "stop") -> pl.LazyFrame:
+    """Raw agent logs as a LazyFrame, one row a trajectory, read block by block when it is collected.
+
+    Args:
+        paths: files, folders, globs, fsspec URLs, or `-` for standard input; `.gz` and `.zst` are unpacked.
+        format: `auto` recognises the format of each record by its content; or one of `sadstream.formats.NAMES`.
+        on_error: what a malformed record does: `stop` raises, `skip` gives a row with `refused` set.
+    Returns:
+        Frame with the columns of `sadstream.frames.LOG_SCHEMA`. Rows whose `refused` is not null are no trajectories:
+        `malformed`, `unrecognised`, `empty`, with a `detail`.
+    Raises:
+        InputError, FormatError: at once for paths, and while collecting for what they hold.
+    """
+    arguments = [paths] if isinstance(paths, str) else list(paths)
+    check_format(format)
+    files = find_logs(arguments)
+
+    def source(
+        with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
+    ) -> Iterator[pl.DataFrame]:
+        for block in read_logs(files, format=format, on_error=on_error, on_bytes=_ignore):
+            chosen = block if predicate is None else block.filter(predicate)
+            if n_rows is not None:
+                chosen = chosen.head(n_rows)
+                n_rows -= chosen.height
+            yield chosen if with_columns is None else chosen.select(with_columns)
+            if n_rows == 0:
+                return
+
+    return register_io_source(source, schema=LOG_SCHEMA)
+
+
+def _ignore(n_bytes: int) -> None:
+    pass
+
+
+def check_format(format: str) -> None:
+    """Refuse a format name that does not exist.
+
+    Raises:
+        ConfigError: names those that do.
+    """
+    if format != "auto" and format not in NAMES:
+        raise ConfigError(f"unknown format {format!r}", hint=f"one of: auto, {', '.join(NAMES)}")
+
+
+def read_logs(
+    files: Iterable[LogFile], *, format: str, on_error: OnError, on_bytes: Callable[[int], None]
+) -> Iterator[pl.DataFrame]:
+    """Blocks of trajectories with `LOG_SCHEMA`, in the order of files and of records in them.
+
+    Args:
+        on_bytes: told how many (unpacked) bytes were read, as they are.
+    Raises:
+        InputError, FormatError: as `scan_logs`.
+    """
+    for file in files:
+        block: list[Draft] = []
+        n_chars = 0
+        for draft in _read_file(file, format, on_error, on_bytes):
+            block.append(draft)
+            n_chars += draft.n_chars
+            if n_chars >= _BLOCK_CHARS or len(block) >= _BLOCK_ROWS:
+                yield log_frame(block, file.name)
+                block, n_chars = [], 0
+        if block:
+            yield log_frame(block, file.name)
+
+
+class _Unrecognised(Exception):
+    """Nothing in the file is of a known format."""
+
+
+class _Malformed(Exception):
+    """A place in a file that cannot be read; the message says where and why."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(reason)
+        self.line = line
+
+
+def _read_file(
+    file: LogFile, format: str, on_error: OnError, on_bytes: Callable[[int], None]
+) -> Iterator[Draft]:
+    """Drafts of one file; refused ones stand where what they replace would have stood."""
+    try:
+        with _open(file, on_bytes) as stream:
+            head = stream.peek(_SNIFF_BYTES) if isinstance(stream, _Peekable) else b""
+            if not head:
+                if file.named:
+                    raise InputError(f"{file.path}: an empty file", hint="nothing to read; leave it out")
+                yield Draft(refused="empty", detail="an empty file")
+                return
+            yield from _read_stream(file, stream, head, format, on_error)
+    except _Unrecognised as error:
+        if file.named:
+            raise FormatError(
+                f"{file.path}: not a log that sadstream knows: {error}",
+                hint=f"formats read: {', '.join(NAMES)}; see README, Your own logs",
+            ) from error
+        yield Draft(refused="unrecognised", detail=str(error))
+    except _Malformed as error:
+        yield _malformed(file, error.line, str(error), on_error)
+    except (OSError, EOFError, pa.ArrowException) as error:
+        # Damaged gzip and zstd show as these, from whichever read meets the damage.
+        if isinstance(error, PermissionError | IsADirectoryError | FileNotFoundError):
+            raise InputError(f"{file.path}: {error.strerror}", hint="check the path and its permissions") from error
+        yield _malformed(file, None, f"cannot be unpacked: {_first_line(error)}", on_error)
+
+
+def _malformed(file: LogFile, line: int | None, reason: str, on_error: OnError, record: str = "") -> Draft:
+    """What stands for a malformed record.
+
+    Raises:
+        FormatError: with `on_error` stop.
+    """
+    if on_error == "stop":
+        where = file.path if line is None else f"{file.path}:{line}"
+        raise FormatError(f"{where}: {reason}", hint="mend it, or pass over such records with --on-error skip")
+    place = "" if line is None else f"line {line}: "
+    return Draft(record=record, refused="malformed", detail=place + reason)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).split("\n")[0]
+
+
+class _Peekable(io.BufferedIOBase):
+    """A binary stream whose beginning can be looked at, and which counts what passes."""
+
+    def __init__(self, raw: IO[bytes], on_bytes: Callable[[int], None]) -> None:
+        self._raw = raw
+        self._head = b""
+        self._on_bytes = on_bytes
+
+    def peek(self, n_bytes: int) -> bytes:
+        while len(self._head) < n_bytes:
+            more = self._raw.read(n_bytes - len(self._head))
+            if not more:
+                break
+            self._head += more
+        return self._head
+
+    def lines(self) -> Iterator[bytes]:
+        """Lines with their breaks; only "\\n" ends one."""
+        rest = b""
+        for chunk in self.chunks():
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole:
+                yield line + b"\n"
+        if rest:
+            yield rest
+
+    def chunks(self) -> Iterator[bytes]:
+        chunk, self._head = self._head, b""
+        while chunk:
+            self._on_bytes(len(chunk))
+            yield chunk
+            chunk = self._raw.read(1 << 20)
+
+    def read_all(self) -> bytes:
+        return b"".join(self.chunks())
+
+
+@contextlib.contextmanager
+def _open(file: LogFile, on_bytes: Callable[[int], None]) -> Iterator[_Peekable]:
+    with contextlib.ExitStack() as stack:
+        if file.path == "-":
+            raw: IO[bytes] = sys.stdin.buffer
+        elif _is_local(file.path):
+            raw = stack.enter_context(Path(file.path).open("rb"))
+        else:
+            import fsspec
+
+            raw = stack.enter_context(fsspec.open(file.path, "rb"))
+        magic = _Peekable(raw, _ignore)
+        start = magic.peek(4)
+        if start[:2] == b"\x1f\x8b":
+            raw = stack.enter_context(gzip.open(_Readable(magic)))  # type: ignore[assignment]
+        elif start == b"\x28\xb5\x2f\xfd":
+            raw = stack.enter_context(pa.CompressedInputStream(pa.PythonFile(_Readable(magic), mode="r"), "zstd"))
+        else:
+            raw = _Readable(magic)  # type: ignore[assignment]
+        yield _Peekable(raw, on_bytes)
+
+
+class _Readable(io.RawIOBase):
+    """Gives back what was peeked, then the stream: what the unpackers want to read from."""
+
+    def __init__(self, stream: _Peekable) -> None:
+        self._chunks = stream.chunks()
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._rest:
+            self._rest = next(self._chunks, b"")
+        n_bytes = min(len(buffer), len(self._rest))
+        buffer[:n_bytes] = self._rest[:n_bytes]
+        self._rest = self._rest[n_bytes:]
+        return n_bytes
+
+
+def _read_stream(
+    file: LogFile, stream: _Peekable, head: bytes, format: str, on_error: OnError
+) -> Iterator[Draft]:
+    if _JSON_START.match(head.removeprefix(_BOM)) and format not in {f.name for f in TEXT_FORMATS}:
+        known = [f for f in RECORD_FORMATS if format in ("auto", f.name)]
+        yield from _known_records(_json_records(file, stream, on_error), known, file, on_error)
+        return
+    sample = head.removeprefix(_BOM).decode("utf-8", errors="ignore")
+    for text_format in TEXT_FORMATS:
+        if format in ("auto", text_format.name) and text_format.recognise(sample):
+            yield from _read_text(text_format, stream)
+            return
+    raise _Unrecognised(_looks_like(head))
+
+
+def _looks_like(head: bytes) -> str:
+    if b"\0" in head[:4096]:
+        return "it looks like a binary file"
+    first = head.decode("utf-8", errors="replace").strip().split("\n")[0][:40]
+    return f"text without labels at line starts, it begins {first!r}"
+
+
+def _read_text(text_format: TextFormat, stream: _Peekable) -> Iterator[Draft]:
+    def lines() -> Iterator[str]:
+        for number, line in enumerate(stream.lines(), 1):
+            try:
+                yield (line.removeprefix(_BOM) if number == 1 else line).decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise _Malformed(number, f"not UTF-8: {error.reason} at byte {error.start} of the line") from error
+
+    for draft in text_format.read(lines()):
+        draft.format = text_format.name
+        yield draft
+
+
+class _JsonRecord(NamedTuple):
+    line: int | None
+    key: str
+    raw: bytes
+    value: Any
+    refused: Draft | None = None
+
+
+def _known_records(
+    records: Iterator[_JsonRecord], known: list[RecordFormat], file: LogFile, on_error: OnError
+) -> Iterator[Draft]:
+    """Read each record by the format that recognises it; refuse the file if no record is recognised."""
+    unknown: list[Draft] = []
+    n_known = 0
+    for record in records:
+        if record.refused is not None:
+            yield record.refused
+            continue
+        format = next((f for f in known if f.recognise(record.value)), None)
+        if format is None:
+            look = _describe(record.value)
+            if n_known == 0:
+                unknown.append(Draft(record=record.key, refused="unrecognised", detail=look))
+                if len(unknown) > _UNKNOWN_RECORDS:
+                    raise _Unrecognised(unknown[0].detail)
+            else:
+                yield Draft(record=record.key, refused="unrecognised", detail=look)
+            continue
+        n_known += 1
+        yield from unknown
+        unknown = []
+        try:
+            drafts = list(format.read(record.value, record.raw))
+        except (SadstreamError, msgspec.DecodeError) as error:
+            yield _malformed(file, record.line, str(error), on_error, record.key)
+            continue
+        if not drafts:
+            yield Draft(record=record.key, format=format.name, refused="empty", detail="no run in this record")
+        for draft in drafts:
+            draft.format = format.name
+            draft.record = f"{record.key}.{draft.record}" if draft.record else record.key
+            yield draft
+    if unknown:
+        raise _Unrecognised(unknown[0].detail)
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, dict):
+        names = ", ".join(list(value)[:6])
+        return f"a JSON object with the keys {names}" if names else "an empty JSON object"
+    return f"a JSON {'array' if isinstance(value, list) else type(value).__name__} without a run in it"
+
+
+def _json_records(file: LogFile, stream: _Peekable, on_error: OnError) -> Iterator[_JsonRecord]:
+    """Records of JSON lines, of an array, of an object keyed by name, or of values one after another."""
+    lines = stream.lines()
+    first_lines: list[bytes] = []
+    # One record a line if the first line that is not blank is a whole value, or is broken and the next is one.
+    for line in lines:
+        first_lines.append(line)
+        if len([li for li in first_lines if li.strip()]) == 2 or _decodes(first_lines[-1]):
+            break
+    if any(_decodes(line) for line in first_lines if line.strip()):
+        yield from _json_lines(file, _chain(first_lines, lines), on_error)
+        return
+    data = b"".join(_chain(first_lines, lines))
+    yield from _expand(data.removeprefix(_BOM), data)
+
+
+def _chain(first: list[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield from first
+    yield from rest
+
+
+def _decodes(line: bytes) -> bool:
+    try:
+        return isinstance(_decode(line.removeprefix(_BOM)), dict | list)
+    except ValueError:
+        return False
+
+
+def _decode(data: bytes) -> Any:
+    """JSON, as Python values.
+
+    Raises:
+        ValueError: says why, in words for a user.
+    """
+    try:
+        return msgspec.json.decode(data)
+    except RecursionError as error:
+        raise ValueError("JSON nested too deep") from error
+    except msgspec.DecodeError as error:
+        raise ValueError(_first_line(error)) from error
+
+
+def _json_lines(file: LogFile, lines: Iterator[bytes], on_error: OnError) -> Iterator[_JsonRecord]:
+    pending: tuple[int, bytes, str] | None = None
+    number = 0
+    for index, line in enumerate(lines):
+        if pending is not None:
+            yield _refused_line(file, *pending, on_error)
+            pending = None
+        line = line.removeprefix(_BOM) if index == 0 else line
+        if not line.strip():
+            continue
+        try:
+            value = _decode(line)
+        except ValueError as error:
+            pending = (index, line, str(error))
+            continue
+        if _is_container(value):
+            for record in _expand(line, line):
+                yield record._replace(line=index + 1, key=f"{number}.{record.key}" if number else record.key)
+        else:
+            yield _JsonRecord(index + 1, str(number), line, value)
+        number += 1
+    if pending is not None:
+        index, line, reason = pending
+        if line.endswith(b"\n") or _is_packed(file):
+            yield _refused_line(file, index, line, reason, on_error)
+        else:
+            # A writer that crashed leaves such a line; what stands before it is whole.
+            note = f"line {index + 1}, the last, is cut off: {reason}"
+            yield _JsonRecord(index + 1, "", line, None, Draft(record="", refused="cut-off", detail=note))
+
+
+def _is_packed(file: LogFile) -> bool:
+    return file.path.endswith((".gz", ".zst"))
+
+
+def _refused_line(file: LogFile, index: int, line: bytes, reason: str, on_error: OnError) -> _JsonRecord:
+    return _JsonRecord(index + 1, "", line, None, _malformed(file, index + 1, reason, on_error))
+
+
+def _is_known(value: Any) -> bool:
+    return any(f.recognise(value) for f in RECORD_FORMATS)
+
+
+def _is_container(value: Any) -> bool:
+    """An array of records, or an object that holds them under keys, and is itself no record."""
+    if _is_known(value):
+        return False
+    children = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    return any(_is_known(child) for child in children[:_UNKNOWN_RECORDS])
+
+
+def _expand(text: bytes, data: bytes) -> Iterator[_JsonRecord]:
+    """Records of one JSON value or of several one after another; each with its own bytes."""
+    for value_text, offset in _values(text, data):
+        value = _decode_at(value_text, data, offset)
+        if not _is_container(value):
+            yield _JsonRecord(_line_of(data, offset), "0", value_text, value)
+            continue
+        keyed = isinstance(value, dict)
+        raws = msgspec.json.decode(value_text, type=dict[str, msgspec.Raw] if keyed else list[msgspec.Raw])
+        items = raws.items() if keyed else enumerate(raws)
+        children = value.values() if keyed else value
+        for (key, raw), child in zip(items, children, strict=True):
+            yield _JsonRecord(_line_of(data, offset), str(key), bytes(raw), child)
+
+
+def _values(text: bytes, data: bytes) -> Iterator[tuple[bytes, int]]:
+    import json
+
+    shift = len(data) - len(text)
+    try:
+        _decode(text)
+        yield text, shift
+        return
+    except ValueError as error:
+        if "trailing characters" not in str(error):
+            raise _Malformed(_line_of(data, _offset_in(str(error)) + shift), str(error)) from error
+    decoder = json.JSONDecoder()
+    characters = text.decode("utf-8")
+    at = 0
+    while at < len(characters):
+        if characters[at].isspace():
+            at += 1
+            continue
+        begin = len(characters[:at].encode()) + shift
+        try:
+            _, end = decoder.raw_decode(characters, at)
+        except json.JSONDecodeError as error:
+            raise _Malformed(error.lineno, f"JSON is malformed: {error.msg}") from error
+        yield characters[at:end].encode(), begin
+        at = end
+
+
+def _decode_at(text: bytes, data: bytes, offset: int) -> Any:
+    try:
+        return _decode(text)
+    except ValueError as error:
+        raise _Malformed(_line_of(data, offset + _offset_in(str(error))), str(error)) from error
+
+
+def _offset_in(message: str) -> int:
+    found = re.search(r"\(byte ([0-9]+)\)", message)
+    return int(found[1]) if found else 0
+
+
+def _line_of(data: bytes, offset: int) -> int:
+    return data.count(b"\n", 0, offset) + 1
