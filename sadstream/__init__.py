@@ -1,3 +1,32 @@
-"""Distil agents from the logs you have."""
+"""Distil agents from the logs you have.
 
-__version__ = "0.1.0"
+Reading, cutting, scoring and shards need no torch; training is `from sadstream.train import train`.
+"""
+
+from sadstream_schemas import Manifest, Span, TeacherSample, Trajectory
+
+from sadstream.errors import SadstreamError
+from sadstream.logs import scan_logs
+from sadstream.score import score
+from sadstream.segment import segment
+from sadstream.shards import iter_samples, scan_index, scan_shards
+from sadstream.spans import SegmentConfig, segment_logs, write_shards
+from sadstream.version import VERSION as __version__
+
+__all__ = [
+    "Manifest",
+    "SadstreamError",
+    "SegmentConfig",
+    "Span",
+    "TeacherSample",
+    "Trajectory",
+    "__version__",
+    "iter_samples",
+    "scan_index",
+    "scan_logs",
+    "scan_shards",
+    "score",
+    "segment",
+    "segment_logs",
+    "write_shards",
+]

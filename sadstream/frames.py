@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 import polars as pl
+from sadstream_schemas import TRAJECTORY_VERSION, Outcome, Source, Span, Trajectory
 
 SOURCE = pl.Struct({"file": pl.String, "record": pl.String, "format": pl.String, "format_version": pl.String})
 
@@ -131,3 +132,65 @@ def log_frame(drafts: list[Draft], file: str) -> pl.DataFrame:
         for d in drafts
     ]
     return pl.DataFrame(rows, schema=LOG_SCHEMA)
+
+
+def span_row(span: Span) -> dict[str, Any]:
+    """A span as a row of the frame: fields as in `SPAN_FIELDS`."""
+    row = msgspec.structs.asdict(span)
+    row["opaque"] = [bytes(raw).decode() for raw in span.opaque]
+    row["extra"] = _json(span.extra) if span.extra else None
+    return row
+
+
+def trajectory_row(trajectory: Trajectory) -> dict[str, Any]:
+    """A trajectory as a row of a segmented frame."""
+    return {
+        "id": trajectory.id,
+        "source": msgspec.structs.asdict(trajectory.source),
+        "task_id": trajectory.task_id,
+        "task": trajectory.task,
+        "tools": [bytes(tool).decode() for tool in trajectory.tools],
+        "outcome": msgspec.structs.asdict(trajectory.outcome),
+        "parent_id": trajectory.parent_id,
+        "text": trajectory.text,
+        "spans": [span_row(span) for span in trajectory.spans],
+        "extra": _json(trajectory.extra),
+    }
+
+
+def row_trajectory(row: dict[str, Any]) -> Trajectory:
+    """The record of a segmented frame's row (as `DataFrame.iter_rows(named=True)` gives it).
+
+    Raises:
+        msgspec.ValidationError: a column holds what the record does not allow.
+    """
+    return Trajectory(
+        format_version=TRAJECTORY_VERSION,
+        id=row["id"],
+        source=Source(**row["source"]),
+        task_id=row["task_id"],
+        task=row["task"],
+        tools=[msgspec.Raw(tool.encode()) for tool in row["tools"] or ()],
+        outcome=Outcome(**row["outcome"]),
+        parent_id=row["parent_id"],
+        text=row["text"],
+        spans=[_row_span(span) for span in row["spans"]],
+        extra=_raws(row["extra"]),
+    )
+
+
+def _row_span(row: dict[str, Any]) -> Span:
+    # In place: the row was made for this call, and a copy a span shows in the time a shard takes.
+    row["opaque"] = [msgspec.Raw(text.encode()) for text in row["opaque"]] if row["opaque"] else []
+    row["extra"] = _raws(row["extra"])
+    row["flags"] = row["flags"] or []
+    row["hidden"] = bool(row["hidden"])
+    return Span(**row)
+
+
+def _raws(text: str | None) -> dict[str, msgspec.Raw]:
+    return msgspec.json.decode(text, type=dict[str, msgspec.Raw]) if text and text != "{}" else {}
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

@@ -38,11 +38,16 @@ class LogFile(NamedTuple):
         path: where it is; `-` is standard input.
         name: how records call it, relative to the argument that named it.
         named: the user named this very file, and did not only point at its folder.
+        shown: how errors call it, where that is not its path.
     """
 
     path: str
     name: str
     named: bool
+    shown: str = ""
+
+    def __str__(self) -> str:
+        return self.shown or self.path
 
 
 def find_logs(arguments: Sequence[str]) -> list[LogFile]:
@@ -214,14 +219,14 @@ def _read_file(
             head = stream.peek(_SNIFF_BYTES) if isinstance(stream, _Peekable) else b""
             if not head:
                 if file.named:
-                    raise InputError(f"{file.path}: an empty file", hint="nothing to read; leave it out")
+                    raise InputError(f"{file}: an empty file", hint="nothing to read; leave it out")
                 yield Draft(refused="empty", detail="an empty file")
                 return
             yield from _read_stream(file, stream, head, format, on_error)
     except _Unrecognised as error:
         if file.named:
             raise FormatError(
-                f"{file.path}: not a log that sadstream knows: {error}",
+                f"{file}: not a log that sadstream knows: {error}",
                 hint=f"formats read: {', '.join(NAMES)}; see README, Your own logs",
             ) from error
         yield Draft(refused="unrecognised", detail=str(error))
@@ -230,7 +235,7 @@ def _read_file(
     except (OSError, EOFError, pa.ArrowException) as error:
         # Damaged gzip and zstd show as these, from whichever read meets the damage.
         if isinstance(error, PermissionError | IsADirectoryError | FileNotFoundError):
-            raise InputError(f"{file.path}: {error.strerror}", hint="check the path and its permissions") from error
+            raise InputError(f"{file}: {error.strerror}", hint="check the path and its permissions") from error
         yield _malformed(file, None, f"cannot be unpacked: {_first_line(error)}", on_error)
 
 
@@ -241,7 +246,7 @@ def _malformed(file: LogFile, line: int | None, reason: str, on_error: OnError, 
         FormatError: with `on_error` stop.
     """
     if on_error == "stop":
-        where = file.path if line is None else f"{file.path}:{line}"
+        where = str(file) if line is None else f"{file}:{line}"
         raise FormatError(f"{where}: {reason}", hint="mend it, or pass over such records with --on-error skip")
     place = "" if line is None else f"line {line}: "
     return Draft(record=record, refused="malformed", detail=place + reason)

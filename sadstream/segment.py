@@ -356,7 +356,7 @@ def _kind_of_line(dialect: str) -> pl.Expr:
     line = pl.col("line")
     if dialect == "prompt":
         command = line.str.starts_with(">")
-        thought = line.str.contains(r"^> (?:[Tt]hink|ActionPath):")
+        thought = line.str.contains(r"^> ?(?:[Tt]hink|ActionPath):")
         return (
             pl.when(thought).then(pl.lit("reason")).when(command).then(pl.lit("act")).otherwise(pl.lit("observation"))
         )

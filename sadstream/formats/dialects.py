@@ -18,7 +18,7 @@ LABELS: dict[str, str] = {
     "react-numbered": r"^(?:Thought|Action|Observation|ActionPath) [0-9]+:",
     "webshop": r"^(?:Action|Observation):",
     "react": r"^(?:Thought|ActionPath|Action|Observation|Final Answer):",
-    "prompt": r"^>(?: (?:[Tt]hink|ActionPath):| |$)",
+    "prompt": r"^> ?(?:(?:[Tt]hink|ActionPath):)?",
 }
 
 # Few-shot examples end at the last line that reads so; labels before it belong to the prompt.

@@ -5,10 +5,10 @@ from itertools import pairwise
 from typing import Any
 
 import msgspec
-from sadstream_schemas import Span, Trajectory, decode_json
+from sadstream_schemas import Trajectory, decode_json
 
 from sadstream.errors import RecordError
-from sadstream.frames import SPAN_FIELDS, Draft
+from sadstream.frames import Draft, span_row
 
 
 def recognise(record: Any) -> bool:
@@ -59,11 +59,3 @@ def check_partition(trajectory: Trajectory) -> None:
     for index, span in enumerate(spans):
         if any(a > b for a, b in pairwise((span.start, span.body_start, span.body_stop, span.stop))):
             raise RecordError(f"trajectory {trajectory.id}: the body of span {index} leaves the span")
-
-
-def span_row(span: Span) -> dict[str, Any]:
-    """A span as a row of the frame: fields as in `SPAN_FIELDS`."""
-    row = msgspec.structs.asdict(span)
-    row["opaque"] = [bytes(raw).decode() for raw in span.opaque]
-    row["extra"] = msgspec.json.encode(span.extra).decode() if span.extra else None
-    return {name: row[name] for name in SPAN_FIELDS}

@@ -48,23 +48,22 @@ class Span(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     body_start: Annotated[int, Meta(ge=0, description="The span without label, outer blanks and final line break.")]
     body_stop: Offset
     author: Author
-    step: Annotated[int | None, Meta(ge=0, description="The decision it belongs to, from 0; context has none.")] = None
-    message: Annotated[int | None, Meta(ge=0, description="Index of the chat message it came from, from 0.")] = None
+    step: Annotated[Offset | None, Meta(description="The decision it belongs to, from 0; context has none.")] = None
+    message: Annotated[Offset | None, Meta(description="Index of the chat message it came from, from 0.")] = None
     logged_start: Annotated[
-        int | None,
+        Offset | None,
         Meta(
-            ge=0,
             description="What the log itself holds of this span stands from here to `logged_stop`; the rest (a label, "
             "a line break) was added when messages were rendered as text. Absent: the log holds all of it.",
         ),
     ] = None
-    logged_stop: Annotated[int | None, Meta(ge=0)] = None
+    logged_stop: Offset | None = None
     call_id: Annotated[str | None, Meta(description="Of a tool call, and of the observation that answers it.")] = None
     name: Annotated[str | None, Meta(description="The tool that is called.")] = None
     arguments_start: Annotated[
-        int | None, Meta(ge=0, description="The call's arguments, exactly as logged, stand here in the text.")
+        Offset | None, Meta(description="The call's arguments, exactly as logged, stand here in the text.")
     ] = None
-    arguments_stop: Annotated[int | None, Meta(ge=0)] = None
+    arguments_stop: Offset | None = None
     syntax: Annotated[Syntax | None, Meta(description="What the arguments are written in.")] = None
     hidden: Annotated[bool, Meta(description="A thinking block that the user of the agent was not shown.")] = False
     error: Annotated[bool | None, Meta(description="Whether the tool reported an error, where the log says.")] = None

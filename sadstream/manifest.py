@@ -1,0 +1,325 @@
+"""A stage's output folder: atomic files, checksums, and whether there is anything left to do."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+from sadstream_schemas import MANIFEST_VERSION, InputFile, Manifest, Shard, decode_json
+
+from sadstream.errors import ManifestError
+from sadstream.version import VERSION
+
+Stage = Literal["segment", "cache-teacher", "train"]
+MANIFEST = "manifest.json"
+_JOURNAL = "journal.jsonl"
+_TEMPORARY = ".tmp-"
+_MADE_BY = {"segment": "sadstream segment", "cache-teacher": "sadstream cache-teacher", "train": "sadstream train"}
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failed write (a full disk, no permission) into one line.
+
+    Raises:
+        ManifestError: names the path and why.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ManifestError(
+            f"{path}: cannot write: {error.strerror or error}",
+            hint="make room or mend permissions, then run the same command again: what is finished stays",
+        ) from error
+
+
+def write_atomically(path: Path, data: bytes) -> str:
+    """Write a file so that it is either whole or absent, also after a power cut. Returns its sha256."""
+    temporary = path.with_name(f"{_TEMPORARY}{path.name}")
+    with writing(path):
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    return hashlib.sha256(data).hexdigest()
+
+
+@contextlib.contextmanager
+def folder_written_atomically(path: Path) -> Iterator[Path]:
+    """A temporary folder that takes the name `path` when the block ends well; a folder there before is replaced."""
+    temporary = path.with_name(f"{_TEMPORARY}{path.name}")
+    with writing(path):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256_of(path: Path) -> str:
+    """Checksum of a file, read once in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """A hash of options that decide a stage's content; the order in which they are given does not matter."""
+    return hashlib.sha256(msgspec.json.encode(config, order="deterministic")).hexdigest()[:16]
+
+
+class Input(NamedTuple):
+    """A file that a stage is to read: how the manifest calls it, and where it is."""
+
+    name: str
+    path: Path
+
+
+def describe_inputs(inputs: Sequence[Input], out: Path) -> list[InputFile]:
+    """Size and checksum of input files.
+
+    A file whose size is the one that `out`'s manifest names, and that has not changed since the manifest was
+    written, is not read again.
+    """
+    known: dict[str, InputFile] = {}
+    written_at = 0.0
+    manifest = out / MANIFEST
+    if manifest.exists():
+        known = {file.path: file for file in _read(manifest).inputs}
+        written_at = manifest.stat().st_mtime
+    described = []
+    for item in inputs:
+        status = item.path.stat()
+        before = known.get(item.name)
+        unchanged = before and before.n_bytes == status.st_size and max(status.st_mtime, status.st_ctime) < written_at
+        described.append(
+            before
+            if before and unchanged
+            else InputFile(path=item.name, n_bytes=status.st_size, sha256=sha256_of(item.path))
+        )
+    return described
+
+
+def _read(path: Path) -> Manifest:
+    try:
+        return decode_json(path.read_bytes(), Manifest)
+    except msgspec.DecodeError as error:
+        raise ManifestError(f"{path}: {error}", hint="a manifest is written by sadstream and not to be edited") from error
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}", hint="check the path and its permissions") from error
+
+
+def read_manifest(folder: Path, stage: Stage) -> Manifest:
+    """The manifest of a finished stage's folder.
+
+    Raises:
+        ManifestError: no such folder, another stage's, or unfinished; the hint names the command that mends it.
+    """
+    if not folder.is_dir():
+        raise ManifestError(f"{folder}: no such folder", hint=f"`{_MADE_BY[stage]} ... --out {folder}` makes it")
+    path = folder / MANIFEST
+    if not path.exists():
+        raise ManifestError(
+            f"{folder}: not a folder that sadstream wrote (no {MANIFEST})",
+            hint=f"give the --out folder of `{_MADE_BY[stage]}`",
+        )
+    manifest = _read(path)
+    if manifest.stage != stage:
+        raise ManifestError(
+            f"{folder}: made by `{_MADE_BY[manifest.stage]}`, and the output of `{_MADE_BY[stage]}` is wanted here",
+            hint=_next_command(manifest.stage, folder),
+        )
+    if not manifest.complete:
+        raise ManifestError(f"{folder}: unfinished", hint=f"run the `{_MADE_BY[stage]}` that made it again; it continues")
+    return manifest
+
+
+def _next_command(stage: str, folder: Path) -> str:
+    after = {
+        "segment": f"sadstream cache-teacher {folder} --teacher MODEL --out DIR",
+        "cache-teacher": f"sadstream train {folder} --student MODEL --out RUN",
+        "train": f"sadstream inspect {folder}",
+    }
+    return f"what takes this folder: `{after[stage]}`"
+
+
+class StageFolder:
+    """A stage's output folder while the stage runs. Finished shards are journalled; the manifest closes it.
+
+    Attributes:
+        path: the folder.
+        shards: those committed so far, in order; also by an earlier run that was interrupted.
+        done: the manifest, if an earlier run with the same options and inputs finished.
+    """
+
+    def __init__(
+        self, path: Path, stage: Stage, config: dict[str, Any], inputs: Sequence[InputFile]
+    ) -> None:
+        """Open or create the folder.
+
+        Raises:
+            ManifestError: it holds something else, or the result of other options or inputs (which are named).
+        """
+        self.path = path
+        self.shards: list[Shard] = []
+        self.done: Manifest | None = None
+        self._manifest = Manifest(
+            format_version=MANIFEST_VERSION,
+            stage=stage,
+            sadstream_version=VERSION,
+            config=config,
+            config_hash=config_hash(config),
+            inputs=list(inputs),
+            complete=False,
+        )
+        if (path / MANIFEST).exists():
+            self._resume(_read(path / MANIFEST))
+            return
+        if path.exists() and not path.is_dir():
+            raise ManifestError(f"{path}: a file, not a folder", hint="choose another --out")
+        if path.is_dir() and any(not p.name.startswith(_TEMPORARY) for p in path.iterdir()):
+            raise ManifestError(
+                f"{path}: holds something that sadstream did not write", hint="choose an empty or new folder for --out"
+            )
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+        write_atomically(path / MANIFEST, _encode(self._manifest))
+
+    def _resume(self, before: Manifest) -> None:
+        mine = self._manifest
+        if before.stage != mine.stage:
+            raise ManifestError(
+                f"{self.path}: holds the output of `{_MADE_BY[before.stage]}`", hint="choose another --out"
+            )
+        if before.config_hash != mine.config_hash:
+            changed = [
+                f"{key} was {before.config.get(key)!r} and is now {mine.config.get(key)!r}"
+                for key in sorted({*before.config, *mine.config})
+                if before.config.get(key) != msgspec.to_builtins(mine.config.get(key))
+            ]
+            raise ManifestError(
+                f"{self.path}: made with other options: {'; '.join(changed)}",
+                hint="choose another --out, or delete this folder",
+            )
+        if before.inputs != mine.inputs:
+            raise ManifestError(
+                f"{self.path}: made from other inputs: {_first_difference(before.inputs, mine.inputs)}",
+                hint="choose another --out, or delete this folder",
+            )
+        if before.complete:
+            self.done = before
+            return
+        self.shards = self._read_journal()
+        named = {MANIFEST, _JOURNAL, *(name for s in self.shards for name in (s.name, index_name(s.name)))}
+        for file in self.path.iterdir():
+            # What the journal does not name was being written when the run stopped.
+            if file.name not in named and file.is_file():
+                file.unlink()
+
+    def _read_journal(self) -> list[Shard]:
+        journal = self.path / _JOURNAL
+        shards = []
+        for line in journal.read_bytes().split(b"\n") if journal.exists() else ():
+            with contextlib.suppress(msgspec.DecodeError):  # the line that was being written when the run stopped
+                shards.append(msgspec.json.decode(line, type=Shard))
+        return shards
+
+    def commit(self, shard: Shard) -> None:
+        """Make a written shard part of the folder. Costs the same however many there are."""
+        with writing(self.path), (self.path / _JOURNAL).open("ab") as journal:
+            if self.shards and journal.tell() and not _ends_line(self.path / _JOURNAL):
+                journal.write(b"\n")
+            journal.write(msgspec.json.encode(shard) + b"\n")
+            journal.flush()
+            os.fsync(journal.fileno())
+        self.shards.append(shard)
+
+    def finish(self, totals: dict[str, Any], files: Sequence[str] = ()) -> Manifest:
+        """Close the folder: from now on it counts as finished.
+
+        Args:
+            totals: the stage's summary.
+            files: names of further files that belong to it, relative to the folder.
+        """
+        manifest = msgspec.structs.replace(
+            self._manifest,
+            shards=self.shards,
+            files={name: sha256_of(self.path / name) for name in files},
+            totals=totals,
+            complete=True,
+        )
+        write_atomically(self.path / MANIFEST, _encode(manifest))
+        (self.path / _JOURNAL).unlink(missing_ok=True)
+        return manifest
+
+
+def _ends_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _encode(manifest: Manifest) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+
+
+def _first_difference(before: list[InputFile], now: list[InputFile]) -> str:
+    old, new = ({file.path: file.sha256 for file in files} for files in (before, now))
+    for name in sorted({*old, *new}):
+        if name not in old:
+            return f"{name} is new"
+        if name not in new:
+            return f"{name} is gone"
+        if old[name] != new[name]:
+            return f"{name} has changed"
+    return "their order has changed"
+
+
+def index_name(shard: str) -> str:
+    """Name of the index beside a tar."""
+    return shard.removesuffix(".tar") + ".parquet"
+
+
+def verify(folder: Path, manifest: Manifest, on_file: Callable[[str], None]) -> list[str]:
+    """Compare each file of a folder with its checksum.
+
+    Returns:
+        What is wrong, a line a file; empty if nothing is.
+    """
+    expected = {
+        **{shard.name: shard.sha256 for shard in manifest.shards},
+        **{index_name(shard.name): shard.index_sha256 for shard in manifest.shards},
+        **manifest.files,
+    }
+    wrong = []
+    for name, checksum in expected.items():
+        on_file(name)
+        path = folder / name
+        if not path.exists():
+            wrong.append(f"{name}: missing")
+        elif sha256_of(path) != checksum:
+            wrong.append(f"{name}: its content is not what was written")
+    return wrong

@@ -1,0 +1,231 @@
+"""Samples to and from deterministic tar files, each with an index beside it."""
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import polars as pl
+from polars.io.plugins import register_io_source
+from sadstream_schemas import Manifest, Shard, Trajectory, decode_json
+
+from sadstream.errors import ShardError
+from sadstream.frames import OUTCOME, SOURCE, SPAN, row_trajectory, trajectory_row
+from sadstream.manifest import StageFolder, index_name, read_manifest, write_atomically
+
+_BLOCK = 512
+_END = b"\0" * (2 * _BLOCK)
+
+SPANS_SCHEMA: dict[str, pl.DataType] = {
+    "id": pl.String(),
+    "source": SOURCE,
+    "task_id": pl.String(),
+    "task": pl.String(),
+    "tools": pl.List(pl.String()),
+    "outcome": OUTCOME,
+    "parent_id": pl.String(),
+    "text": pl.String(),
+    "spans": pl.List(SPAN),
+    "extra": pl.String(),
+}
+
+
+class Sample(NamedTuple):
+    """One member of a shard.
+
+    Attributes:
+        key: unique in the folder, without dot or slash.
+        suffix: the member's file type, `json` or `msgpack`.
+        data: its bytes.
+        row: what the index says of it, beside where it stands.
+    """
+
+    key: str
+    suffix: str
+    data: bytes
+    row: dict[str, Any]
+
+
+def sample_key(*parts: str) -> str:
+    """A short key for what the parts name together; the same parts give the same key, anywhere."""
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=10).hexdigest()
+
+
+def member_size(sample: Sample) -> int:
+    """Bytes that a sample takes in its tar: header, data, padding."""
+    return _BLOCK + -(-len(sample.data) // _BLOCK) * _BLOCK
+
+
+def write_shard(folder: StageFolder, samples: Iterable[Sample], schema: dict[str, pl.DataType]) -> Shard:
+    """Write the folder's next shard and its index, and commit both.
+
+    Args:
+        samples: at least one.
+        schema: columns of the samples' rows. The index has `key`, `offset`, `n_bytes` before them.
+    """
+    number = len(folder.shards)
+    name = f"shard-{number:06d}.tar"
+    tar = io.BytesIO()
+    rows = []
+    for sample in samples:
+        offset = tar.tell()
+        header = tarfile.TarInfo(f"{sample.key}.{sample.suffix}")
+        header.size = len(sample.data)
+        header.mode = 0o644
+        tar.write(header.tobuf(tarfile.USTAR_FORMAT))
+        tar.write(sample.data)
+        tar.write(b"\0" * (-len(sample.data) % _BLOCK))
+        rows.append({"key": sample.key, "offset": offset, "n_bytes": tar.tell() - offset, **sample.row})
+    tar.write(_END)
+    index = io.BytesIO()
+    place = {"key": pl.String(), "offset": pl.Int64(), "n_bytes": pl.Int64()}
+    pl.DataFrame(rows, schema={**place, **schema}).write_parquet(index, compression="zstd")
+    checksum = write_atomically(folder.path / name, tar.getvalue())
+    shard = Shard(
+        name=name,
+        n_samples=len(rows),
+        n_bytes=tar.tell(),
+        sha256=checksum,
+        index_sha256=write_atomically(folder.path / index_name(name), index.getvalue()),
+    )
+    folder.commit(shard)
+    return shard
+
+
+def read_member(data: bytes, where: str) -> tuple[str, bytes]:
+    """Key and data of one tar member.
+
+    Args:
+        data: from its header through its padding.
+    Raises:
+        ShardError: no such member there.
+    """
+    try:
+        header = tarfile.TarInfo.frombuf(data[:_BLOCK], "utf-8", "strict")
+    except (tarfile.HeaderError, UnicodeDecodeError) as error:
+        raise ShardError(
+            f"{where}: no sample stands there: {error}", hint="`sadstream inspect --verify` names damaged files"
+        ) from error
+    if len(data) < _BLOCK + header.size:
+        raise ShardError(f"{where}: cut off", hint="`sadstream inspect --verify` names damaged files")
+    return header.name.split(".", 1)[0], data[_BLOCK : _BLOCK + header.size]
+
+
+def scan_index(folder: str | Path) -> pl.LazyFrame:
+    """The indexes of a folder's shards as one LazyFrame, a row a sample, with the column `shard` before them.
+
+    Raises:
+        ManifestError: not a finished folder of span or teacher shards.
+    """
+    folder = Path(folder)
+    manifest = _any_manifest(folder)
+    scans = []
+    for shard in manifest.shards:
+        path = folder / index_name(shard.name)
+        if not path.exists():
+            raise ShardError(f"{path}: missing", hint="make the folder again, or copy it whole")
+        scans.append(pl.scan_parquet(path).select(pl.lit(shard.name).alias("shard"), pl.all()))
+    return pl.concat(scans)
+
+
+def _any_manifest(folder: Path) -> Manifest:
+    from sadstream.errors import ManifestError
+
+    try:
+        return read_manifest(folder, "segment")
+    except ManifestError:
+        return read_manifest(folder, "cache-teacher")
+
+
+def iter_shard(folder: Path, shard: Shard) -> Iterator[tuple[str, bytes]]:
+    """Keys and data of a shard's samples, in order, after its checksum was compared.
+
+    Raises:
+        ShardError: missing, or not what was written.
+    """
+    path = folder / shard.name
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ShardError(f"{path}: {error.strerror}", hint="make the folder again, or copy it whole") from error
+    if hashlib.sha256(data).hexdigest() != shard.sha256:
+        raise ShardError(
+            f"{path}: its content is not what was written (checksum)", hint="make the folder again, or copy it again"
+        )
+    offset = 0
+    while data[offset : offset + _BLOCK].strip(b"\0"):
+        key, member = read_member(data[offset:], f"{path} at byte {offset}")
+        yield key, member
+        offset += _BLOCK + -(-len(member) // _BLOCK) * _BLOCK
+
+
+def iter_samples(folder: str | Path) -> Iterator[tuple[str, bytes]]:
+    """Keys and bytes of all samples of a folder, shard by shard, checksums compared.
+
+    Raises:
+        ManifestError, ShardError: the folder is not whole.
+    """
+    folder = Path(folder)
+    for shard in _any_manifest(folder).shards:
+        yield from iter_shard(folder, shard)
+
+
+def iter_trajectories(folder: str | Path) -> Iterator[Trajectory]:
+    """The trajectories of a folder of span shards, in order.
+
+    Raises:
+        ManifestError, ShardError: not such a folder, or damaged.
+    """
+    folder = Path(folder)
+    for shard in read_manifest(folder, "segment").shards:
+        for key, data in iter_shard(folder, shard):
+            yield decode_trajectory(data, f"{folder / shard.name}: sample {key}")
+
+
+def decode_trajectory(data: bytes, where: str) -> Trajectory:
+    """A trajectory from a span shard's member.
+
+    Raises:
+        ShardError: not a trajectory, or of a newer version.
+    """
+    try:
+        return decode_json(data, Trajectory)
+    except msgspec.DecodeError as error:
+        raise ShardError(f"{where}: {error}", hint="made by another version? make the folder again") from error
+
+
+def encode_trajectory(row: dict[str, Any]) -> bytes:
+    """The member of a span shard for a row of a segmented frame."""
+    return msgspec.json.encode(row_trajectory(row))
+
+
+def scan_shards(folder: str | Path) -> pl.LazyFrame:
+    """Span shards as the LazyFrame that was written: what `segment` gives, less refused rows.
+
+    Raises:
+        ManifestError: at once; ShardError: while collecting.
+    """
+    folder = Path(folder)
+    shards = read_manifest(folder, "segment").shards
+
+    def source(
+        with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
+    ) -> Iterator[pl.DataFrame]:
+        for shard in shards:
+            rows = [
+                trajectory_row(decode_trajectory(data, f"{folder / shard.name}: sample {key}"))
+                for key, data in iter_shard(folder, shard)
+            ]
+            block = pl.DataFrame(rows, schema=SPANS_SCHEMA)
+            block = block if predicate is None else block.filter(predicate)
+            if n_rows is not None:
+                block = block.head(n_rows)
+                n_rows -= block.height
+            yield block if with_columns is None else block.select(with_columns)
+            if n_rows == 0:
+                return
+
+    return register_io_source(source, schema=SPANS_SCHEMA)
