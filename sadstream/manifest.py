@@ -14,11 +14,11 @@ from sadstream_schemas import MANIFEST_VERSION, InputFile, Manifest, Shard, deco
 from sadstream.errors import ManifestError
 from sadstream.version import VERSION
 
-Stage = Literal["segment", "cache-teacher", "train"]
+Stage = Literal["segment", "prune-student", "cache-teacher", "train"]
 MANIFEST = "manifest.json"
 _JOURNAL = "journal.jsonl"
 _TEMPORARY = ".tmp-"
-_MADE_BY = {"segment": "sadstream segment", "cache-teacher": "sadstream cache-teacher", "train": "sadstream train"}
+_MADE_BY = {stage: f"sadstream {stage}" for stage in ("segment", "prune-student", "cache-teacher", "train")}
 
 
 @contextlib.contextmanager
@@ -159,6 +159,7 @@ def read_manifest(folder: Path, stage: Stage) -> Manifest:
 
 def _next_command(stage: str, folder: Path) -> str:
     after = {
+        "prune-student": f"sadstream train TEACHER_SHARDS --student {folder} --out RUN",
         "segment": f"sadstream cache-teacher {folder} --teacher MODEL --out DIR",
         "cache-teacher": f"sadstream train {folder} --student MODEL --out RUN",
         "train": f"sadstream inspect {folder}",

@@ -1,0 +1,77 @@
+"""Training state on disk: whole or absent, safetensors only."""
+
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import torch
+from safetensors.torch import load_file, save_file
+
+from sadstream.errors import ManifestError
+from sadstream.manifest import folder_written_atomically
+
+_KEEP = 2
+
+
+class State(NamedTuple):
+    """How far a run is.
+
+    Attributes:
+        update: updates done. n_tokens, n_padded: real and padded tokens they took.
+        eval_before: the held-out split before the first update.
+    """
+
+    update: int
+    n_tokens: int
+    n_padded: int
+    eval_before: dict[str, float] | None
+
+
+def save(folder: Path, model: Any, optimizer: torch.optim.Optimizer, state: State) -> None:
+    """Write a checkpoint, then drop all but the last two."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    moments = {
+        f"{key}/{names[parameter]}": tensor
+        for parameter, values in optimizer.state.items()
+        for key, tensor in values.items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with folder_written_atomically(folder / f"update-{state.update:08d}") as target:
+        save_file({name: p.detach().contiguous() for name, p in model.named_parameters()}, target / "model.safetensors")
+        save_file({name: tensor.contiguous() for name, tensor in moments.items()}, target / "optimizer.safetensors")
+        (target / "state.json").write_bytes(msgspec.json.encode(state._asdict()))
+    for old in _checkpoints(folder)[:-_KEEP]:
+        shutil.rmtree(old)
+
+
+def load_last(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> State | None:
+    """Put the last checkpoint into model and optimizer; None where there is none.
+
+    Raises:
+        ManifestError: the checkpoint is damaged.
+    """
+    found = _checkpoints(folder)
+    if not found:
+        return None
+    last = found[-1]
+    try:
+        state = State(**msgspec.json.decode((last / "state.json").read_bytes()))
+        weights = load_file(last / "model.safetensors")
+        moments = load_file(last / "optimizer.safetensors")
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(weights[name])
+                optimizer.state[parameter] = {
+                    key: moments[f"{key}/{name}"].to(parameter.device if key != "step" else "cpu")
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                }
+    except Exception as error:  # safetensors, msgspec and torch each raise their own for a damaged file
+        raise ManifestError(
+            f"{last}: a damaged checkpoint: {str(error).splitlines()[0]}", hint="delete it; the one before it is used"
+        ) from error
+    return state
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("update-*")) if folder.is_dir() else []

