@@ -3,8 +3,6 @@
 Reading, cutting, scoring and shards need no torch; training is `from sadstream.train import train`.
 """
 
-from sadstream_schemas import Manifest, Span, TeacherSample, Trajectory
-
 from sadstream.errors import SadstreamError
 from sadstream.logs import scan_logs
 from sadstream.score import score
@@ -12,6 +10,7 @@ from sadstream.segment import segment
 from sadstream.shards import iter_samples, scan_index, scan_shards
 from sadstream.spans import SegmentConfig, segment_logs, write_shards
 from sadstream.version import VERSION as __version__
+from sadstream_schemas import Manifest, Span, TeacherSample, Trajectory
 
 __all__ = [
     "Manifest",

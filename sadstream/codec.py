@@ -6,9 +6,9 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from sadstream_schemas import TEACHER_SAMPLE_VERSION, TeacherSample, decode_msgpack
 
-from sadstream.errors import ShardError, ShapeError
+from sadstream.errors import ShapeError, ShardError
+from sadstream_schemas import TEACHER_SAMPLE_VERSION, TeacherSample, decode_msgpack
 
 # No probability below e**-60 is told from zero: float32 sums of them vanish beside anything else.
 _FLOOR = -60.0
@@ -154,4 +154,3 @@ def _unpack(column: bytes, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
     n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
     data = pa.Codec("zstd").decompress(column, n_bytes, asbytes=True) if n_bytes else b""
     return np.frombuffer(data, dtype).reshape(shape)
-

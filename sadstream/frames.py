@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 import polars as pl
+
 from sadstream_schemas import TRAJECTORY_VERSION, Outcome, Source, Span, Trajectory
 
 SOURCE = pl.Struct({"file": pl.String, "record": pl.String, "format": pl.String, "format_version": pl.String})
@@ -14,9 +15,7 @@ OUTCOME = pl.Struct(
 
 # A piece is what a format knows before the text is cut. `kind` null: the row's dialect cuts it by its labels.
 # `suffix` is what rendering adds and the log does not hold.
-PIECE = pl.Struct(
-    {"kind": pl.String, "author": pl.String, "message": pl.Int64, "text": pl.String, "suffix": pl.String}
-)
+PIECE = pl.Struct({"kind": pl.String, "author": pl.String, "message": pl.Int64, "text": pl.String, "suffix": pl.String})
 
 # The fields of sadstream_schemas.Span; `opaque` and `extra` hold JSON text.
 SPAN_FIELDS: dict[str, pl.DataType] = {

@@ -63,8 +63,8 @@ def find_logs(arguments: Sequence[str]) -> list[LogFile]:
     if len(set(names)) < len(names):
         # The same name under two arguments: name both from the folder that they share.
         files = list({file.path: file for file in files}.values())
-        local = [os.path.abspath(file.path) for file in files if _is_local(file.path)]  # noqa: PTH100 - no symlinks resolved
-        root = os.path.dirname(os.path.commonpath(local)) if len(local) == 1 else os.path.commonpath(local)
+        local = [Path(file.path).absolute() for file in files if _is_local(file.path)]
+        root = os.path.commonpath([path.parent for path in local])
         files = [
             file._replace(name=Path(os.path.relpath(file.path, root)).as_posix()) if _is_local(file.path) else file
             for file in files
@@ -210,9 +210,7 @@ class _Malformed(Exception):
         self.line = line
 
 
-def _read_file(
-    file: LogFile, format: str, on_error: OnError, on_bytes: Callable[[int], None]
-) -> Iterator[Draft]:
+def _read_file(file: LogFile, format: str, on_error: OnError, on_bytes: Callable[[int], None]) -> Iterator[Draft]:
     """Drafts of one file; refused ones stand where what they replace would have stood."""
     try:
         with _open(file, on_bytes) as stream:
@@ -297,7 +295,7 @@ class _Peekable(io.BufferedIOBase):
 def _open(file: LogFile, on_bytes: Callable[[int], None]) -> Iterator[_Peekable]:
     with contextlib.ExitStack() as stack:
         if file.path == "-":
-            raw: IO[bytes] = sys.stdin.buffer
+            raw: Any = sys.stdin.buffer
         elif _is_local(file.path):
             raw = stack.enter_context(Path(file.path).open("rb"))
         else:
@@ -307,11 +305,11 @@ def _open(file: LogFile, on_bytes: Callable[[int], None]) -> Iterator[_Peekable]
         magic = _Peekable(raw, _ignore)
         start = magic.peek(4)
         if start[:2] == b"\x1f\x8b":
-            raw = stack.enter_context(gzip.open(_Readable(magic)))  # type: ignore[assignment]
+            raw = stack.enter_context(gzip.open(_Readable(magic)))
         elif start == b"\x28\xb5\x2f\xfd":
             raw = stack.enter_context(pa.CompressedInputStream(pa.PythonFile(_Readable(magic), mode="r"), "zstd"))
         else:
-            raw = _Readable(magic)  # type: ignore[assignment]
+            raw = _Readable(magic)
         yield _Peekable(raw, on_bytes)
 
 
@@ -334,9 +332,7 @@ class _Readable(io.RawIOBase):
         return n_bytes
 
 
-def _read_stream(
-    file: LogFile, stream: _Peekable, head: bytes, format: str, on_error: OnError
-) -> Iterator[Draft]:
+def _read_stream(file: LogFile, stream: _Peekable, head: bytes, format: str, on_error: OnError) -> Iterator[Draft]:
     if _JSON_START.match(head.removeprefix(_BOM)) and format not in {f.name for f in TEXT_FORMATS}:
         known = [f for f in RECORD_FORMATS if format in ("auto", f.name)]
         yield from _known_records(_json_records(file, stream, on_error), known, file, on_error)
@@ -523,7 +519,7 @@ def _expand(text: bytes, data: bytes) -> Iterator[_JsonRecord]:
             yield _JsonRecord(_line_of(data, offset), "0", value_text, value)
             continue
         keyed = isinstance(value, dict)
-        raws = msgspec.json.decode(value_text, type=dict[str, msgspec.Raw] if keyed else list[msgspec.Raw])
+        raws: Any = msgspec.json.decode(value_text, type=dict[str, msgspec.Raw] if keyed else list[msgspec.Raw])
         items = raws.items() if keyed else enumerate(raws)
         children = value.values() if keyed else value
         for (key, raw), child in zip(items, children, strict=True):

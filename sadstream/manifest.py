@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import msgspec
-from sadstream_schemas import MANIFEST_VERSION, InputFile, Manifest, Shard, decode_json
 
 from sadstream.errors import ManifestError
 from sadstream.version import VERSION
+from sadstream_schemas import MANIFEST_VERSION, InputFile, Manifest, Shard, decode_json
 
 Stage = Literal["segment", "prune-student", "cache-teacher", "train"]
 MANIFEST = "manifest.json"
@@ -123,11 +123,22 @@ def describe_inputs(inputs: Sequence[Input], out: Path) -> list[InputFile]:
     return described
 
 
+def load_manifest(folder: Path) -> Manifest:
+    """The manifest of any stage's folder, finished or not.
+
+    Raises:
+        ManifestError: none there, not a manifest, or of a newer version.
+    """
+    return _read(folder / MANIFEST)
+
+
 def _read(path: Path) -> Manifest:
     try:
         return decode_json(path.read_bytes(), Manifest)
     except msgspec.DecodeError as error:
-        raise ManifestError(f"{path}: {error}", hint="a manifest is written by sadstream and not to be edited") from error
+        raise ManifestError(
+            f"{path}: {error}", hint="a manifest is written by sadstream and not to be edited"
+        ) from error
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror}", hint="check the path and its permissions") from error
 
@@ -153,7 +164,9 @@ def read_manifest(folder: Path, stage: Stage) -> Manifest:
             hint=_next_command(manifest.stage, folder),
         )
     if not manifest.complete:
-        raise ManifestError(f"{folder}: unfinished", hint=f"run the `{_MADE_BY[stage]}` that made it again; it continues")
+        raise ManifestError(
+            f"{folder}: unfinished", hint=f"run the `{_MADE_BY[stage]}` that made it again; it continues"
+        )
     return manifest
 
 
@@ -176,9 +189,7 @@ class StageFolder:
         done: the manifest, if an earlier run with the same options and inputs finished.
     """
 
-    def __init__(
-        self, path: Path, stage: Stage, config: dict[str, Any], inputs: Sequence[InputFile]
-    ) -> None:
+    def __init__(self, path: Path, stage: Stage, config: dict[str, Any], inputs: Sequence[InputFile]) -> None:
         """Open or create the folder.
 
         Raises:

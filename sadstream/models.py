@@ -38,7 +38,9 @@ def resolve_model(name: str, on_note: Callable[[str], None]) -> Path:
         if not (path / "config.json").exists():
             nested = path / "model"
             hint = (
-                f"the trained model is in {nested}" if (nested / "config.json").exists() else "give a model's own folder"
+                f"the trained model is in {nested}"
+                if (nested / "config.json").exists()
+                else "give a model's own folder"
             )
             raise ModelError(f"{path}: no model in it (no config.json)", hint=hint)
         return path
@@ -50,7 +52,11 @@ def resolve_model(name: str, on_note: Callable[[str], None]) -> Path:
 
     try:
         # No pickled weights: safetensors and text files only.
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]))
+        return Path(
+            huggingface_hub.snapshot_download(
+                name, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+            )
+        )
     except Exception as error:  # the hub's client raises its own, requests' and the network's
         reason = str(error).split("\n")[0]
         raise ModelError(
@@ -77,7 +83,9 @@ def _embedded_model(on_note: Callable[[str], None]) -> Path:
         return target
     found = sorted(Path(spec.origin).parent.glob("*.gguf"))
     if not found:
-        raise ModelError(f"{EMBEDDED}: no GGUF file in {_EMBEDDED_PACKAGE} {version}", hint="install version 0.1.2 of it")
+        raise ModelError(
+            f"{EMBEDDED}: no GGUF file in {_EMBEDDED_PACKAGE} {version}", hint="install version 0.1.2 of it"
+        )
     on_note(f"converting {EMBEDDED} to safetensors in {target} (once, some 20 s)")
     try:
         model, tokenizer = _load_gguf(found[0])
@@ -182,7 +190,9 @@ def load_tokenizer(path: Path) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(path)
     except Exception as error:  # as above
         reason = str(error).split("\n")[0]
-        raise ModelError(f"{path}: its tokenizer cannot be loaded: {reason}", hint="tokenizer.json is wanted") from error
+        raise ModelError(
+            f"{path}: its tokenizer cannot be loaded: {reason}", hint="tokenizer.json is wanted"
+        ) from error
     if not tokenizer.is_fast:
         raise ModelError(f"{path}: its tokenizer gives no offsets", hint="a fast tokenizer (tokenizer.json) is wanted")
     return tokenizer
@@ -246,9 +256,13 @@ def _check_head(model: Any, path: Path) -> None:
         own = model(input_ids=ids, use_cache=False).logits[0].float()
         ours = apply_head(model, hidden_states(model, ids)[0]).float()
     except (AttributeError, TypeError) as error:
-        raise ModelError(f"{path}: not a plain causal LM: {error}", hint="a decoder with one output head is wanted") from error
+        raise ModelError(
+            f"{path}: not a plain causal LM: {error}", hint="a decoder with one output head is wanted"
+        ) from error
     tolerance = 1e-4 if model.dtype == torch.float32 else 5e-2
-    if own.shape != ours.shape or not torch.allclose(own, ours, rtol=tolerance, atol=tolerance * float(own.abs().max())):
+    if own.shape != ours.shape or not torch.allclose(
+        own, ours, rtol=tolerance, atol=tolerance * float(own.abs().max())
+    ):
         raise ModelError(
             f"{path}: {type(model).__name__} changes its logits in a way that is not known here",
             hint="a causal LM whose head is a linear layer, scaled or soft-capped, is wanted",

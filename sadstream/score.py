@@ -1,6 +1,7 @@
 """Numbers about a trajectory, to filter and to order by: LazyFrame -> LazyFrame, row-local."""
 
 import polars as pl
+
 from sadstream_schemas import Kind
 
 KINDS: tuple[Kind, ...] = ("context", "reason", "act", "observation")
@@ -43,8 +44,10 @@ def score(spans: pl.LazyFrame, *, alpha: float = 1.0, beta: float = 1.0, gamma: 
 
 def _score_block(block: pl.DataFrame) -> pl.DataFrame:
     rows = block.select("text", "spans").with_row_index("row")
-    spans = rows.explode("spans", empty_as_null=False).unnest("spans").select(
-        "row", "kind", "step", "text", "body_start", "body_stop", n_chars=pl.col("stop") - pl.col("start")
+    spans = (
+        rows.explode("spans", empty_as_null=False)
+        .unnest("spans")
+        .select("row", "kind", "step", "text", "body_start", "body_stop", n_chars=pl.col("stop") - pl.col("start"))
     )
     counts = spans.group_by("row").agg(
         (pl.col("step").max() + 1).fill_null(0).alias("n_steps"),
@@ -67,4 +70,6 @@ def _score_block(block: pl.DataFrame) -> pl.DataFrame:
             complexity=pl.lit(0.0),
         )
     )
-    return block.drop(SCORES, strict=False).with_columns(scores.select(pl.col(name).cast(t) for name, t in SCORES.items()))
+    return block.drop(SCORES, strict=False).with_columns(
+        scores.select(pl.col(name).cast(t) for name, t in SCORES.items())
+    )

@@ -70,7 +70,9 @@ def _ends_in_thought(spans: pl.Series) -> pl.Series:
 def _with_ending(outcome: pl.Expr, *, cut_short: pl.Series) -> pl.Expr:
     """A run that stops after a thought, and of which the log does not say how it ended, was truncated."""
     ending = outcome.struct.field("ending")
-    return outcome.struct.with_fields(ending=pl.when(cut_short & (ending == "unknown")).then(pl.lit("truncated")).otherwise(ending))
+    return outcome.struct.with_fields(
+        ending=pl.when(cut_short & (ending == "unknown")).then(pl.lit("truncated")).otherwise(ending)
+    )
 
 
 def _dialect_of_text() -> pl.Expr:
@@ -365,7 +367,9 @@ def _kind_of_line(dialect: str) -> pl.Expr:
     else:
         thought = line.str.starts_with("Thought") | line.str.starts_with("ActionPath")
     observation = line.str.starts_with("Observation")
-    return pl.when(thought).then(pl.lit("reason")).when(observation).then(pl.lit("observation")).otherwise(pl.lit("act"))
+    return (
+        pl.when(thought).then(pl.lit("reason")).when(observation).then(pl.lit("observation")).otherwise(pl.lit("act"))
+    )
 
 
 def _follow_numbering(found: pl.DataFrame) -> pl.DataFrame:

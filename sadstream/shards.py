@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import msgspec
 import polars as pl
 from polars.io.plugins import register_io_source
-from sadstream_schemas import Manifest, Shard, Trajectory, decode_json
 
 from sadstream.errors import ShardError
 from sadstream.frames import OUTCOME, SOURCE, SPAN, row_trajectory, trajectory_row
 from sadstream.manifest import StageFolder, index_name, read_manifest, write_atomically
+from sadstream_schemas import Manifest, Shard, Trajectory, decode_json
 
 _BLOCK = 512
 _END = b"\0" * (2 * _BLOCK)
@@ -95,7 +95,7 @@ def write_shard(folder: StageFolder, samples: Iterable[Sample], schema: dict[str
     return shard
 
 
-def read_member(data: bytes, where: str) -> tuple[str, bytes]:
+def read_member(data: bytes | memoryview, where: str) -> tuple[str, bytes]:
     """Key and data of one tar member.
 
     Args:
@@ -104,14 +104,14 @@ def read_member(data: bytes, where: str) -> tuple[str, bytes]:
         ShardError: no such member there.
     """
     try:
-        header = tarfile.TarInfo.frombuf(data[:_BLOCK], "utf-8", "strict")
+        header = tarfile.TarInfo.frombuf(bytes(data[:_BLOCK]), "utf-8", "strict")
     except (tarfile.HeaderError, UnicodeDecodeError) as error:
         raise ShardError(
             f"{where}: no sample stands there: {error}", hint="`sadstream inspect --verify` names damaged files"
         ) from error
     if len(data) < _BLOCK + header.size:
         raise ShardError(f"{where}: cut off", hint="`sadstream inspect --verify` names damaged files")
-    return header.name.split(".", 1)[0], data[_BLOCK : _BLOCK + header.size]
+    return header.name.split(".", 1)[0], bytes(data[_BLOCK : _BLOCK + header.size])
 
 
 def scan_index(folder: str | Path) -> pl.LazyFrame:
@@ -155,9 +155,23 @@ def iter_shard(folder: Path, shard: Shard) -> Iterator[tuple[str, bytes]]:
         raise ShardError(
             f"{path}: its content is not what was written (checksum)", hint="make the folder again, or copy it again"
         )
+    yield from _walk(data, path)
+
+
+def iter_members(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Keys and data of one tar's samples, in order, no manifest asked.
+
+    Raises:
+        ShardError: something in it is no sample.
+    """
+    yield from _walk(path.read_bytes(), path)
+
+
+def _walk(data: bytes, path: Path) -> Iterator[tuple[str, bytes]]:
     offset = 0
-    while data[offset : offset + _BLOCK].strip(b"\0"):
-        key, member = read_member(data[offset:], f"{path} at byte {offset}")
+    view = memoryview(data)
+    while any(view[offset : offset + _BLOCK]):
+        key, member = read_member(view[offset:], f"{path} at byte {offset}")
         yield key, member
         offset += _BLOCK + -(-len(member) // _BLOCK) * _BLOCK
 

@@ -14,8 +14,8 @@ import msgspec
 import polars as pl
 
 from sadstream.errors import ConfigError, InputError
-from sadstream.logs import LogFile, OnError, check_format, find_logs, read_logs
 from sadstream.frames import LOG_SCHEMA
+from sadstream.logs import LogFile, OnError, check_format, find_logs, read_logs
 from sadstream.manifest import Input, StageFolder, describe_inputs, write_atomically
 from sadstream.progress import Progress
 from sadstream.score import KINDS, SCORES, score
@@ -72,7 +72,9 @@ def segment_logs(config: SegmentConfig, progress: Progress) -> dict[str, Any]:
     begin = time.monotonic()
     check_format(config.format)
     if not 0 <= config.holdout < 1:
-        raise ConfigError(f"holdout {config.holdout}: not a share", hint="from 0 to below 1; 0.05 is one task in twenty")
+        raise ConfigError(
+            f"holdout {config.holdout}: not a share", hint="from 0 to below 1; 0.05 is one task in twenty"
+        )
     if config.shard_size < 1:
         raise ConfigError(f"shard size {config.shard_size}: not a size", hint="bytes, as in 64MB")
     check_where(config.where)
@@ -217,9 +219,7 @@ def _write_spans(
         "n_rejected": tally["not-a-run"],
         "n_filtered": tally["filtered"],
         "n_duplicates": tally["duplicate"],
-        "n_passed_over": {
-            k: tally[k] for k in ("unrecognised", "empty", "malformed", "cut-off") if tally[k]
-        },
+        "n_passed_over": {k: tally[k] for k in ("unrecognised", "empty", "malformed", "cut-off") if tally[k]},
         "n_holdout": tally["holdout"],
         "n_steps": tally["steps"],
         "n_spans": {kind: kept_spans[kind] for kind in KINDS},
@@ -248,7 +248,9 @@ def _scored(block: pl.DataFrame, config: SegmentConfig) -> pl.DataFrame:
         )
         .collect()
     )
-    tasks = pl.Series([holdout_split(t, config.holdout) for t in frame["task"].fill_null(frame["text"])], dtype=pl.String)
+    tasks = pl.Series(
+        [holdout_split(t, config.holdout) for t in frame["task"].fill_null(frame["text"])], dtype=pl.String
+    )
     hashes = [
         hashlib.blake2b(text.encode() + repr(cuts).encode(), digest_size=16).hexdigest()
         for text, cuts in zip(frame["text"], frame.select(_cuts()).to_series().to_list(), strict=True)
@@ -260,7 +262,11 @@ def _scored(block: pl.DataFrame, config: SegmentConfig) -> pl.DataFrame:
 
 def _cuts() -> pl.Expr:
     field = pl.element().struct.field
-    return pl.col("spans").list.eval(pl.concat_str(field("kind").str.slice(0, 1), field("stop").cast(pl.String))).list.join(" ")
+    return (
+        pl.col("spans")
+        .list.eval(pl.concat_str(field("kind").str.slice(0, 1), field("stop").cast(pl.String)))
+        .list.join(" ")
+    )
 
 
 def _unique_id(row: dict[str, Any], seen: Counter[str]) -> str:

@@ -49,7 +49,13 @@ class Batch(NamedTuple):
 
 
 def plan_updates(
-    n_tokens: NDArray[np.int64], complexity: NDArray[np.float64], *, seed: int, epoch: int, batch_tokens: int, curriculum: Curriculum
+    n_tokens: NDArray[np.int64],
+    complexity: NDArray[np.float64],
+    *,
+    seed: int,
+    epoch: int,
+    batch_tokens: int,
+    curriculum: Curriculum,
 ) -> list[list[int]]:
     """Which samples each update of an epoch takes: a pure function of its arguments.
 
@@ -67,7 +73,8 @@ def plan_updates(
         pools = [order[bucket[order] == b] for b in range(_CURRICULUM_BUCKETS)]
     else:
         edges = np.searchsorted(
-            np.cumsum(n_tokens[order]), np.arange(1, n_tokens.sum() // (batch_tokens * _POOL_UPDATES) + 1) * batch_tokens * _POOL_UPDATES
+            np.cumsum(n_tokens[order]),
+            np.arange(1, n_tokens.sum() // (batch_tokens * _POOL_UPDATES) + 1) * batch_tokens * _POOL_UPDATES,
         )
         pools = np.split(order, edges)
     updates: list[list[int]] = []

@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
-from sadstream_schemas import Trajectory
 from torch import Tensor
 
 from sadstream.codec import TeacherArrays, encode_teacher_sample
@@ -32,6 +31,7 @@ from sadstream.progress import Progress
 from sadstream.shards import Sample, decode_trajectory, iter_shard, sample_key, scan_index, write_shard
 from sadstream.spans import INDEX_SCHEMA
 from sadstream.tokens import ACT, REASON, Window, cut_windows, supervised_tokens, token_kinds
+from sadstream_schemas import Trajectory
 
 Positions = Literal["supervised", "all"]
 
@@ -133,7 +133,9 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     model = load_model(teacher_path, device, dtype)
     vocab_size = int(model.get_output_embeddings().weight.shape[0])
     if not 1 <= config.top_k <= vocab_size:
-        raise ConfigError(f"--top-k {config.top_k}: the teacher's vocabulary has {vocab_size}", hint="32 is a good number")
+        raise ConfigError(
+            f"--top-k {config.top_k}: the teacher's vocabulary has {vocab_size}", hint="32 is a good number"
+        )
     if not (out / "tokenizer").is_dir():
         tokenizer.save_pretrained(out / "tokenizer")
     progress(0, None, "tokens", "counting")
@@ -237,9 +239,7 @@ def _jobs(spans: Path, tokenizer: Any, max_length: int, config: CacheConfig) -> 
 def _windows(
     trajectory: Trajectory, row: dict[str, Any], tokenizer: Any, max_length: int, positions: Positions
 ) -> Iterator[_Job]:
-    encoded = tokenizer(
-        trajectory.text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False
-    )
+    encoded = tokenizer(trajectory.text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
     token_ids = np.array(encoded["input_ids"], np.int64)
     kinds, steps = token_kinds(encoded["offset_mapping"], encoded["special_tokens_mask"], trajectory.spans)
     supervised = supervised_tokens(kinds, everything=positions == "all")

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
 from sadstream_schemas import Span
 
 CONTEXT, REASON, ACT, OBSERVATION = range(4)

@@ -18,7 +18,16 @@ from sadstream import checkpoints
 from sadstream.curves import draw_curves
 from sadstream.errors import ConfigError, ManifestError, ModelError, SadstreamError
 from sadstream.losses import Divergence, Reduction, hard_loss, soft_loss, span_weights, token_losses, weighted_loss
-from sadstream.manifest import MANIFEST, Input, StageFolder, describe_inputs, read_manifest, verify, write_atomically, writing
+from sadstream.manifest import (
+    MANIFEST,
+    Input,
+    StageFolder,
+    describe_inputs,
+    read_manifest,
+    verify,
+    write_atomically,
+    writing,
+)
 from sadstream.models import (
     apply_head,
     hidden_states,
@@ -186,7 +195,11 @@ def train(config: TrainConfig, progress: Progress) -> dict[str, Any]:
 
     unigram = _unigram_kl(training, held_out, vocab_size) if len(held_out.n_tokens) else None
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.95), fused=device.type == "cuda"
+        model.parameters(),
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        betas=(0.9, 0.95),
+        fused=device.type == "cuda",
     )
     state = checkpoints.load_last(out / "checkpoints", model, optimizer)
     if state is None:
@@ -217,7 +230,7 @@ def train(config: TrainConfig, progress: Progress) -> dict[str, Any]:
                     hidden_NH, weights_N, batch.targets, head=head, parameters=_head_parameters(model), loss=loss
                 )
             value.backward()
-            total += float(value)
+            total += float(value.detach())
             sums += torch.tensor([float(loss_N[mask].double().sum()) for mask in (batch.is_reason_N, batch.is_act_N)])
         norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip))
         if not math.isfinite(total) or not math.isfinite(norm):
@@ -235,7 +248,13 @@ def train(config: TrainConfig, progress: Progress) -> dict[str, Any]:
         )
         reason, act = (sums / torch.tensor([max(1, n_reason), max(1, n_act)])).tolist()
         metrics.write(
-            update=number + 1, loss=total, reason_loss=reason, act_loss=act, lr=rate, gradient_norm=norm, n_tokens=state.n_tokens
+            update=number + 1,
+            loss=total,
+            reason_loss=reason,
+            act_loss=act,
+            lr=rate,
+            gradient_norm=norm,
+            n_tokens=state.n_tokens,
         )
         speed = (state.n_tokens - tokens_before) / (time.monotonic() - training_begin)
         progress(number + 1, len(updates), "updates", f"reason {reason:.3f} act {act:.3f} nats, {speed:.0f} tokens/s")

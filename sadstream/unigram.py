@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 _ROUNDS = 30
 
 
-def fit_unigram(topk_ids: NDArray[Any], topk_probs: NDArray[Any], tail_mass: NDArray[Any], vocab_size: int) -> NDArray[Any]:
+def fit_unigram(
+    topk_ids: NDArray[Any], topk_probs: NDArray[Any], tail_mass: NDArray[Any], vocab_size: int
+) -> NDArray[Any]:
     """The one distribution over the vocabulary that is nearest, in mean KL over K+1 buckets, to a teacher's many.
 
     The teacher's tail tells no ids, so its mass is spread over all ids outside the top k as the unigram itself has

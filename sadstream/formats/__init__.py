@@ -49,7 +49,7 @@ RECORD_FORMATS: tuple[RecordFormat, ...] = (
     ),
     RecordFormat(
         "transcript",
-        "records with a run as one string: `{\"text\": ...}`, KnowAgent, ALFWorld prompts",
+        'records with a run as one string: `{"text": ...}`, KnowAgent, ALFWorld prompts',
         transcript.recognise,
         transcript.read,
     ),
@@ -62,4 +62,4 @@ TEXT_FORMATS: tuple[TextFormat, ...] = (
         plain_text.read,
     ),
 )
-NAMES: tuple[str, ...] = tuple(f.name for f in (*RECORD_FORMATS, *TEXT_FORMATS))
+NAMES: tuple[str, ...] = (*(f.name for f in RECORD_FORMATS), *(f.name for f in TEXT_FORMATS))

@@ -5,10 +5,10 @@ from itertools import pairwise
 from typing import Any
 
 import msgspec
-from sadstream_schemas import Trajectory, decode_json
 
 from sadstream.errors import RecordError
 from sadstream.frames import Draft, span_row
+from sadstream_schemas import Trajectory, decode_json
 
 
 def recognise(record: Any) -> bool:

@@ -25,7 +25,7 @@ def recognise(record: Any) -> bool:
 def read(record: Any, raw: bytes) -> Iterable[Draft]:
     """One trajectory: what stands before the agent's first turn is the prompt, labels cut the agent's turns."""
     name, messages = _messages(record)
-    assert messages is not None  # noqa: S101 - `recognise` said so
+    assert messages is not None
     fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw]) if name else {}
     outcome = outcome_fields(record) if name else {"mapped": set()}
     mapped: set[str] = outcome.pop("mapped") | {name}

@@ -25,7 +25,7 @@ def read(record: Any, raw: bytes) -> Iterable[Draft]:
         yield Draft(dialect=dialect_of(record), text=record, task=_task(record), **finish_line(record))
         return
     name = "text" if _is_simple(record) else _run_field(record)
-    assert name is not None  # noqa: S101 - `recognise` said so
+    assert name is not None
     text: str = record[name]
     outcome = outcome_fields({key: value for key, value in record.items() if key != name})
     mapped: set[str] = outcome.pop("mapped") | {name}

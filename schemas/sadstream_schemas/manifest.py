@@ -33,9 +33,9 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     config_hash: str
     inputs: list[InputFile]
     shards: list[Shard] = field(default_factory=list)
-    files: Annotated[
-        dict[str, str], Meta(description="Other files that belong to the stage: name to sha256.")
-    ] = field(default_factory=dict)
+    files: Annotated[dict[str, str], Meta(description="Other files that belong to the stage: name to sha256.")] = field(
+        default_factory=dict
+    )
     totals: Annotated[dict[str, Any], Meta(description="The stage's summary, as `--json` prints it.")] = field(
         default_factory=dict
     )

@@ -1,0 +1,80 @@
+"""`sadstream cache-teacher`."""
+
+from typing import Any
+
+import click
+
+from sadstream_cli.output import ProgressLine, json_option, print_facts, print_json
+
+
+@click.command("cache-teacher")
+@click.argument("spans", type=click.Path())
+@click.option("--teacher", required=True, help="A folder, a hub name, or smollm2-135m.")
+@click.option("--out", required=True, type=click.Path(), help="New folder for the teacher shards.")
+@click.option(
+    "--top-k", default=32, show_default=True, help="Ids kept a token; the mass outside is kept as one number."
+)
+@click.option(
+    "--positions",
+    type=click.Choice(["supervised", "all"]),
+    default="supervised",
+    show_default=True,
+    help="Ask about what the agent wrote, or about every token (for flat token-level distillation).",
+)
+@click.option("--max-length", default=0, help="Tokens a window.  [default: what the teacher takes, at most 8192]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
+@click.option("--batch-tokens", default=0, help="Padded tokens a batch.  [default: CPU one window, GPU 16384]")
+@click.option("--limit", default=0, help="Windows at most, to try things out.  [default: all]")
+@click.option("--dry-run", is_flag=True, help="Only count windows, tokens and bytes.")
+@json_option
+def command(as_json: bool, dry_run: bool, **options: Any) -> None:
+    """Ask the teacher, once, about every token that will be supervised.
+
+    SPANS is the folder that `sadstream segment` wrote. For each token of a REASON or ACT span the teacher's top-k
+    logprobs, the mass outside them, its entropy and the logged token's logprob are stored. Runs longer than the
+    teacher's context are cut at step boundaries into windows that repeat the prompt.
+
+    \b
+    Example:
+      sadstream cache-teacher spans --teacher smollm2-135m --out teacher
+    """
+    progress = ProgressLine()
+    progress(0, None, "tokens", "loading torch")
+    from sadstream.teacher import CacheConfig, cache_teacher, plan_cache
+
+    config = CacheConfig(**options)
+    summary = plan_cache(config, progress) if dry_run else cache_teacher(config, progress)
+    progress.close()
+    if as_json:
+        print_json(summary)
+        return
+    if dry_run:
+        print_facts(
+            [
+                ("windows", summary["n_windows"]),
+                ("tokens", summary["n_tokens"]),
+                ("supervised tokens", summary["n_supervised"]),
+                ("bytes on disk, about", summary["n_bytes"]),
+                ("tokens a window at most", summary["max_length"]),
+            ]
+        )
+        return
+    if summary.get("already_done"):
+        click.echo(f"{config.out} is finished already: the same spans, teacher and options.")
+    print_facts(
+        [
+            ("samples", summary["n_samples"]),
+            ("tokens", summary["n_tokens"]),
+            ("supervised", summary["n_supervised"]),
+            ("bytes a supervised token", summary["bytes_per_supervised_token"]),
+            ("mean tail mass", summary["mean_tail_mass"]),
+            ("mean entropy, nats", summary["mean_entropy_nats"]),
+            ("windows whose prompt was cut", summary["n_cut_prompts"] or None),
+            ("windows that cut a step", summary["n_cut_steps"] or None),
+            ("tokens a second", summary.get("tokens_per_second")),
+            ("seconds", summary.get("seconds")),
+            ("wrote", f"{summary['n_shards']} shard(s) in {config.out}"),
+        ]
+    )
+    click.echo(f"Next: sadstream train {config.out} --student student --out run")

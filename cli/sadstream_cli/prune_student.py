@@ -1,0 +1,34 @@
+"""`sadstream prune-student`."""
+
+import click
+
+from sadstream_cli.output import ProgressLine, json_option, print_facts, print_json
+
+
+@click.command("prune-student")
+@click.argument("model")
+@click.option("--layers", required=True, type=int, help="How many layers to keep, evenly spaced.")
+@click.option("--out", required=True, type=click.Path(), help="New folder for the student.")
+@json_option
+def command(model: str, layers: int, out: str, as_json: bool) -> None:
+    """Make a student from a teacher by keeping evenly spaced layers.
+
+    MODEL is a folder, a hub name, or smollm2-135m, the embedded default.
+
+    \b
+    Example:
+      sadstream prune-student smollm2-135m --layers 10 --out student
+    """
+    progress = ProgressLine()
+    progress(0, None, "layers", "loading torch and the model")
+    from sadstream.models import prune_student
+
+    summary = prune_student(model, out, layers=layers, on_note=lambda note: progress(0, None, "layers", note))
+    progress.close()
+    if as_json:
+        print_json(summary)
+        return
+    if summary.get("already_done"):
+        click.echo(f"{out} is finished already.")
+    print_facts([("layers kept", str(summary["layers_kept"])), ("parameters", summary["n_parameters"]), ("wrote", out)])
+    click.echo(f"Next: sadstream train teacher --student {out} --out run")

@@ -1,0 +1,5 @@
+"""`python -m sadstream`."""
+
+from sadstream_cli import main
+
+main()
