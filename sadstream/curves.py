@@ -47,13 +47,13 @@ def _draw_bars(axes: Any, measures: dict[str, dict[str, float] | None]) -> None:
         heights = [values[f"{kind}_kl"] for values in known.values()]
         places = [place + 0.4 * shift - 0.2 for place in range(len(known))]
         bars = axes.bar(places, heights, 0.38, color=colour)
-        axes.bar_label(bars, [f"{height:.2f}" for height in heights], padding=2)
+        axes.bar_label(bars, [f"{height:.1f}" for height in heights], padding=2, fontsize=8)
     axes.set_xticks(range(len(known)), list(known))
     axes.set(ylabel="held-out KL to the teacher, nats per token")
 
 
 def _smooth(values: list[float]) -> list[float]:
-    smooth, weight = [], 0.9
+    smooth, weight = [], 0.7
     mean = 0.0
     for number, value in enumerate(values, 1):
         mean = weight * mean + (1 - weight) * value

