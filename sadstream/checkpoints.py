@@ -20,12 +20,14 @@ class State(NamedTuple):
     Attributes:
         update: updates done. n_tokens, n_padded: real and padded tokens they took.
         eval_before: the held-out split before the first update.
+        metrics: rows of metrics.jsonl, one an update done.
     """
 
     update: int
     n_tokens: int
     n_padded: int
     eval_before: dict[str, float] | None
+    metrics: list[dict[str, float]]
 
 
 def save(folder: Path, model: Any, optimizer: torch.optim.Optimizer, state: State) -> None:
@@ -62,10 +64,14 @@ def load_last(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> Sta
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(weights[name])
-                optimizer.state[parameter] = {
-                    key: moments[f"{key}/{name}"].to(parameter.device if key != "step" else "cpu")
-                    for key in ("step", "exp_avg", "exp_avg_sq")
-                }
+                device, is_fused = parameter.device, optimizer.defaults["fused"]
+                # A parameter that no gradient ever reached has no moments.
+                if f"step/{name}" in moments:
+                    optimizer.state[parameter] = {
+                        # Only a fused optimiser counts steps on the device.
+                        key: moments[f"{key}/{name}"].to(device if key != "step" or is_fused else "cpu")
+                        for key in ("step", "exp_avg", "exp_avg_sq")
+                    }
     except Exception as error:  # safetensors, msgspec and torch each raise their own for a damaged file
         raise ManifestError(
             f"{last}: a damaged checkpoint: {str(error).splitlines()[0]}", hint="delete it; the one before it is used"

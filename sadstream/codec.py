@@ -1,5 +1,6 @@
 """Teacher samples to bytes and back. docs/teacher-shards.md gives the layout byte by byte."""
 
+import math
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,6 +15,8 @@ from sadstream_schemas import TEACHER_SAMPLE_VERSION, TeacherSample, decode_msgp
 _FLOOR = -60.0
 _SHORT = 1 << 16
 _LEVEL = 3
+# What msgspec, Arrow and NumPy raise for columns and counts that are not what was written.
+_DAMAGE = (msgspec.DecodeError, pa.ArrowException, ValueError, OSError, MemoryError, OverflowError, SystemError)
 
 
 class TeacherArrays(NamedTuple):
@@ -105,9 +108,8 @@ def decode_teacher_sample(data: bytes) -> dict[str, NDArray[Any]]:
         ShardError: not such a member, of a newer version, or damaged.
     """
     try:
-        record = decode_msgpack(data, TeacherSample)
-        return _unpack_record(record)
-    except (msgspec.DecodeError, pa.ArrowException, ValueError, OSError) as error:
+        return _unpack_record(decode_msgpack(data, TeacherSample))
+    except _DAMAGE as error:
         raise ShardError(
             f"not a teacher sample: {error}", hint="`sadstream inspect --verify` names damaged files"
         ) from error
@@ -116,11 +118,21 @@ def decode_teacher_sample(data: bytes) -> dict[str, NDArray[Any]]:
 def _unpack_record(record: TeacherSample) -> dict[str, NDArray[Any]]:
     n_tokens, n_supervised, top_k = record.n_tokens, record.n_supervised, record.top_k
     id_type = _id_type(record.vocab_size)
-    supervised = _unpack(record.supervised, "u1", (n_tokens,))
+    if n_supervised > n_tokens or top_k > record.vocab_size:
+        raise ValueError("its counts contradict each other")
+    token_ids = _unpack(record.token_ids, id_type, (n_tokens,))
+    positions = np.flatnonzero(_unpack(record.supervised, "u1", (n_tokens,)))
     topk_ids = _unpack(record.topk_ids, id_type, (n_supervised, top_k))
     codes = _unpack(record.topk_codes, "u1", (n_supervised, top_k))
     top, span = _unpack(record.topk_scales, "<f2", (2, n_supervised)).astype(np.float32)
-    tail = np.exp(_unpack(record.tail, "<f2", (n_supervised,)).astype(np.float32))
+    log_tail = _unpack(record.tail, "<f2", (n_supervised,)).astype(np.float32)
+    if len(positions) != n_supervised or max(token_ids.max(), topk_ids.max(initial=0)) >= record.vocab_size:
+        raise ValueError("its columns contradict its counts")
+    # A rounded log of nearly 1 may be above 0. Written so that what is not a number fails too.
+    sane = (log_tail < 0.01) & (top < 0.01) & (span >= 0) & (top - span > _FLOOR - 1)
+    if not sane.all():
+        raise ValueError("a probability in it is none")
+    tail = np.exp(log_tail)
     tail[tail <= np.exp(np.float32(_FLOOR))] = 0
     fraction = codes.astype(np.float32) / 255
     logprobs = top[:, None] - span[:, None] * fraction * fraction
@@ -128,10 +140,10 @@ def _unpack_record(record: TeacherSample) -> dict[str, NDArray[Any]]:
     mass = np.exp(logprobs).sum(axis=1)
     logprobs += np.log(np.maximum(1 - tail, np.exp(_FLOOR)) / mass)[:, None]
     return {
-        "token_ids": _unpack(record.token_ids, id_type, (n_tokens,)).astype(np.int64),
-        "kinds": _unpack(record.kinds, "u1", (n_tokens,)),
-        "steps": _unpack(record.steps, "<i4", (n_tokens,)),
-        "positions": np.flatnonzero(supervised),
+        "token_ids": token_ids.astype(np.int64),
+        "kinds": _unpack(record.kinds, "u1", (n_tokens,)).astype(np.uint8),
+        "steps": _unpack(record.steps, "<i4", (n_tokens,)).astype(np.int32),
+        "positions": positions,
         "topk_ids": topk_ids.astype(np.int64),
         "topk_logprobs": logprobs.astype(np.float32),
         "tail_mass": tail,
@@ -151,6 +163,6 @@ def _pack(array: NDArray[Any]) -> bytes:
 
 
 def _unpack(column: bytes, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     data = pa.Codec("zstd").decompress(column, n_bytes, asbytes=True) if n_bytes else b""
     return np.frombuffer(data, dtype).reshape(shape)

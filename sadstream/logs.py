@@ -4,9 +4,12 @@ import contextlib
 import glob
 import gzip
 import io
+import itertools
+import json
 import os
 import re
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
@@ -27,7 +30,8 @@ _BLOCK_ROWS = 4_000
 _SNIFF_BYTES = 1_000_000
 # Records that no format knows are tolerated at a file's head up to here, before the whole file counts as unknown.
 _UNKNOWN_RECORDS = 100
-_JSON_START = re.compile(rb'\s*(?:\{\s*["}]|\[\s*[\[{"\]0-9-])')
+_JSON_START = re.compile(rb'\s*(?:\{\s*["}]|\[\s*[\[{"\]])')
+_JSON_BLANKS = re.compile(r"[ \t\r\n]*")
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -56,20 +60,20 @@ def find_logs(arguments: Sequence[str]) -> list[LogFile]:
     Raises:
         InputError: a path that does not exist, a glob or folder without files, or a folder that sadstream wrote.
     """
-    files: list[LogFile] = []
-    for argument in arguments:
-        files += _find(argument)
-    names = [file.name for file in files]
-    if len(set(names)) < len(names):
-        # The same name under two arguments: name both from the folder that they share.
-        files = list({file.path: file for file in files}.values())
-        local = [Path(file.path).absolute() for file in files if _is_local(file.path)]
-        root = os.path.commonpath([path.parent for path in local])
-        files = [
-            file._replace(name=Path(os.path.relpath(file.path, root)).as_posix()) if _is_local(file.path) else file
-            for file in files
-        ]
-    return files
+    once: dict[str, LogFile] = {}
+    for file in (file for argument in arguments for file in _find(argument)):
+        where = os.path.abspath(file.path) if _is_local(file.path) else file.path  # noqa: PTH100 - `..` goes too
+        before = once.get(where, file)
+        once[where] = before._replace(named=before.named or file.named)
+    if len({file.name for file in once.values()}) == len(once):
+        return list(once.values())
+    # The same name under two arguments: name all from the folder that they share, and URLs in full.
+    local = [Path(where).parent for where in once if _is_local(where)]
+    root = os.path.commonpath(local) if local else ""
+    return [
+        file._replace(name=Path(os.path.relpath(where, root)).as_posix() if _is_local(where) else where)
+        for where, file in once.items()
+    ]
 
 
 def _is_local(path: str) -> bool:
@@ -83,7 +87,7 @@ def _find(argument: str) -> list[LogFile]:
         return _find_remote(argument)
     path = Path(argument)
     if path.is_dir():
-        if (path / "manifest.json").exists():
+        if _is_output(path):
             raise InputError(
                 f"{argument}: a folder that sadstream wrote, not raw logs",
                 hint="segment reads raw logs; give their folder",
@@ -94,16 +98,17 @@ def _find(argument: str) -> list[LogFile]:
         return [LogFile(str(p), p.relative_to(path).as_posix(), False) for p in found]
     if path.exists():
         return [LogFile(argument, path.name, True)]
-    matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 - the pattern may be absolute
+    matches = sorted(m for m in glob.glob(argument, recursive=True) if Path(m).is_file())  # noqa: PTH207
     if matches:
         fixed = Path(re.split(r"[*?\[]", argument)[0])
         root = fixed if argument[len(str(fixed)) :].startswith(os.sep) and fixed.is_dir() else fixed.parent
-        return [
-            LogFile(match, Path(os.path.relpath(match, root)).as_posix(), False)
-            for match in matches
-            if Path(match).is_file()
-        ]
+        return [LogFile(match, Path(os.path.relpath(match, root)).as_posix(), False) for match in matches]
     raise InputError(f"{argument}: no such file or folder", hint="give files, folders, globs in quotes, URLs, or -")
+
+
+def _is_output(folder: Path) -> bool:
+    manifest = folder / "manifest.json"
+    return manifest.is_file() and b'"sadstream_version"' in manifest.read_bytes()
 
 
 def _is_hidden(path: Path) -> bool:
@@ -116,7 +121,8 @@ def _find_remote(url: str) -> list[LogFile]:
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
         is_folder = filesystem.isdir(path)
-        found = sorted(filesystem.glob(path) if any(c in path for c in "*?[") else filesystem.find(path))
+        is_glob = any(c in path for c in "*?[")
+        found = sorted(filesystem.glob(path) if is_glob else filesystem.find(path))
     except Exception as error:  # fsspec's filesystems raise whatever their backends do
         raise InputError(
             f"{url}: {_first_line(error)}", hint="fsspec opens URLs; s3:// and others need a package of their own"
@@ -124,9 +130,7 @@ def _find_remote(url: str) -> list[LogFile]:
     if not found:
         raise InputError(f"{url}: nothing there", hint="check the URL and your access to it")
     root = path.rstrip("/") + "/" if is_folder else path.rsplit("/", 1)[0] + "/"
-    return [
-        LogFile(filesystem.unstrip_protocol(p), p.removeprefix(root), len(found) == 1 and not is_folder) for p in found
-    ]
+    return [LogFile(filesystem.unstrip_protocol(p), p.removeprefix(root), not is_glob and not is_folder) for p in found]
 
 
 def scan_logs(paths: str | Sequence[str], *, format: str = "auto", on_error: OnError = "stop") -> pl.LazyFrame:
@@ -230,7 +234,7 @@ def _read_file(file: LogFile, format: str, on_error: OnError, on_bytes: Callable
         yield Draft(refused="unrecognised", detail=str(error))
     except _Malformed as error:
         yield _malformed(file, error.line, str(error), on_error)
-    except (OSError, EOFError, pa.ArrowException) as error:
+    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
         # Damaged gzip and zstd show as these, from whichever read meets the damage.
         if isinstance(error, PermissionError | IsADirectoryError | FileNotFoundError):
             raise InputError(f"{file}: {error.strerror}", hint="check the path and its permissions") from error
@@ -261,6 +265,7 @@ class _Peekable(io.BufferedIOBase):
         self._raw = raw
         self._head = b""
         self._on_bytes = on_bytes
+        self.packed = False
 
     def peek(self, n_bytes: int) -> bytes:
         while len(self._head) < n_bytes:
@@ -272,13 +277,15 @@ class _Peekable(io.BufferedIOBase):
 
     def lines(self) -> Iterator[bytes]:
         """Lines with their breaks; only "\\n" ends one."""
-        rest = b""
+        begun: list[bytes] = []  # joined once: a line may be the whole of a large file
         for chunk in self.chunks():
-            *whole, rest = (rest + chunk).split(b"\n")
-            for line in whole:
-                yield line + b"\n"
-        if rest:
-            yield rest
+            first, *others = chunk.split(b"\n")
+            begun.append(first)
+            for line in others:
+                yield b"".join(begun) + b"\n"
+                begun = [line]
+        if last := b"".join(begun):
+            yield last
 
     def chunks(self) -> Iterator[bytes]:
         chunk, self._head = self._head, b""
@@ -310,7 +317,9 @@ def _open(file: LogFile, on_bytes: Callable[[int], None]) -> Iterator[_Peekable]
             raw = stack.enter_context(pa.CompressedInputStream(pa.PythonFile(_Readable(magic), mode="r"), "zstd"))
         else:
             raw = _Readable(magic)
-        yield _Peekable(raw, on_bytes)
+        stream = _Peekable(raw, on_bytes)
+        stream.packed = not isinstance(raw, _Readable)
+        yield stream
 
 
 class _Readable(io.RawIOBase):
@@ -353,20 +362,33 @@ def _looks_like(head: bytes) -> str:
 
 
 def _read_text(text_format: TextFormat, stream: _Peekable) -> Iterator[Draft]:
+    cut_off: list[Draft] = []
+
     def lines() -> Iterator[str]:
         for number, line in enumerate(stream.lines(), 1):
+            text = line.removeprefix(_BOM) if number == 1 else line
             try:
-                yield (line.removeprefix(_BOM) if number == 1 else line).decode("utf-8")
+                yield text.decode("utf-8")
             except UnicodeDecodeError as error:
-                raise _Malformed(number, f"not UTF-8: {error.reason} at byte {error.start} of the line") from error
+                reason = f"not UTF-8: {error.reason} at byte {error.start} of the line"
+                if stream.packed or line.endswith(b"\n"):
+                    raise _Malformed(number, reason) from error
+                cut_off.append(_cut_off(number, reason))
+                yield text[: error.start].decode("utf-8")
 
     for draft in text_format.read(lines()):
         draft.format = text_format.name
         yield draft
+    yield from cut_off
+
+
+def _cut_off(line: int, reason: str) -> Draft:
+    """A writer that crashed leaves such a last line; what stands before it is whole."""
+    return Draft(refused="cut-off", detail=f"line {line}, the last, is cut off: {reason}")
 
 
 class _JsonRecord(NamedTuple):
-    line: int | None
+    line: int
     key: str
     raw: bytes
     value: Any
@@ -428,10 +450,10 @@ def _json_records(file: LogFile, stream: _Peekable, on_error: OnError) -> Iterat
         if len([li for li in first_lines if li.strip()]) == 2 or _decodes(first_lines[-1]):
             break
     if any(_decodes(line) for line in first_lines if line.strip()):
-        yield from _json_lines(file, _chain(first_lines, lines), on_error)
-        return
-    data = b"".join(_chain(first_lines, lines))
-    yield from _expand(data.removeprefix(_BOM), data)
+        values = _json_lines(file, stream, _chain(first_lines, lines), on_error)
+    else:
+        values = _values(b"".join(_chain(first_lines, lines)).removeprefix(_BOM))
+    yield from _unpacked(values)
 
 
 def _chain(first: list[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:
@@ -458,45 +480,41 @@ def _decode(data: bytes) -> Any:
         raise ValueError("JSON nested too deep") from error
     except msgspec.DecodeError as error:
         raise ValueError(_first_line(error)) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8: {error.reason} (byte {_first_bad_byte(data)})") from error
 
 
-def _json_lines(file: LogFile, lines: Iterator[bytes], on_error: OnError) -> Iterator[_JsonRecord]:
+def _first_bad_byte(data: bytes) -> int:
+    # The decoder counts from the string that holds it, and who looks for it counts from the file's begin.
+    try:
+        return len(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return error.start
+
+
+def _json_lines(file: LogFile, stream: _Peekable, lines: Iterator[bytes], on_error: OnError) -> Iterator[_JsonRecord]:
     pending: tuple[int, bytes, str] | None = None
-    number = 0
-    for index, line in enumerate(lines):
+    for number, line in enumerate(lines, 1):
         if pending is not None:
             yield _refused_line(file, *pending, on_error)
             pending = None
-        line = line.removeprefix(_BOM) if index == 0 else line
+        line = line.removeprefix(_BOM) if number == 1 else line
         if not line.strip():
             continue
         try:
-            value = _decode(line)
+            yield _JsonRecord(number, "", line, _decode(line))
         except ValueError as error:
-            pending = (index, line, str(error))
-            continue
-        if _is_container(value):
-            for record in _expand(line, line):
-                yield record._replace(line=index + 1, key=f"{number}.{record.key}" if number else record.key)
-        else:
-            yield _JsonRecord(index + 1, str(number), line, value)
-        number += 1
+            pending = (number, line, str(error))
     if pending is not None:
-        index, line, reason = pending
-        if line.endswith(b"\n") or _is_packed(file):
-            yield _refused_line(file, index, line, reason, on_error)
+        number, line, reason = pending
+        if line.endswith(b"\n") or stream.packed:
+            yield _refused_line(file, number, line, reason, on_error)
         else:
-            # A writer that crashed leaves such a line; what stands before it is whole.
-            note = f"line {index + 1}, the last, is cut off: {reason}"
-            yield _JsonRecord(index + 1, "", line, None, Draft(record="", refused="cut-off", detail=note))
+            yield _JsonRecord(number, "", line, None, _cut_off(number, reason))
 
 
-def _is_packed(file: LogFile) -> bool:
-    return file.path.endswith((".gz", ".zst"))
-
-
-def _refused_line(file: LogFile, index: int, line: bytes, reason: str, on_error: OnError) -> _JsonRecord:
-    return _JsonRecord(index + 1, "", line, None, _malformed(file, index + 1, reason, on_error))
+def _refused_line(file: LogFile, number: int, line: bytes, reason: str, on_error: OnError) -> _JsonRecord:
+    return _JsonRecord(number, "", line, None, _malformed(file, number, reason, on_error))
 
 
 def _is_known(value: Any) -> bool:
@@ -511,53 +529,74 @@ def _is_container(value: Any) -> bool:
     return any(_is_known(child) for child in children[:_UNKNOWN_RECORDS])
 
 
-def _expand(text: bytes, data: bytes) -> Iterator[_JsonRecord]:
-    """Records of one JSON value or of several one after another; each with its own bytes."""
-    for value_text, offset in _values(text, data):
-        value = _decode_at(value_text, data, offset)
-        if not _is_container(value):
-            yield _JsonRecord(_line_of(data, offset), "0", value_text, value)
+def _unpacked(values: Iterator[_JsonRecord]) -> Iterator[_JsonRecord]:
+    """The records in JSON values that stand one after another.
+
+    A record's key is unique in the file: its value's number from 0; in a container its key there, after that number
+    and a dot unless the container is the only value.
+    """
+    head = list(itertools.islice(values, 2))
+    number = 0
+    for value in itertools.chain(head, values):
+        if value.refused is not None:
+            yield value
             continue
-        keyed = isinstance(value, dict)
-        raws: Any = msgspec.json.decode(value_text, type=dict[str, msgspec.Raw] if keyed else list[msgspec.Raw])
-        items = raws.items() if keyed else enumerate(raws)
-        children = value.values() if keyed else value
-        for (key, raw), child in zip(items, children, strict=True):
-            yield _JsonRecord(_line_of(data, offset), str(key), bytes(raw), child)
+        if _is_container(value.value):
+            yield from _children(value, f"{number}." if len(head) > 1 else "")
+        else:
+            yield value._replace(key=str(number))
+        number += 1
 
 
-def _values(text: bytes, data: bytes) -> Iterator[tuple[bytes, int]]:
-    import json
+def _children(container: _JsonRecord, prefix: str) -> Iterator[_JsonRecord]:
+    keyed = isinstance(container.value, dict)
+    text, line, at = container.raw, container.line, 0
+    raws: Any = msgspec.json.decode(text, type=dict[str, msgspec.Raw] if keyed else list[msgspec.Raw])
+    items = raws.items() if keyed else enumerate(raws)
+    children = container.value.values() if keyed else container.value
+    for (key, view), child in zip(items, children, strict=True):
+        raw = bytes(view)
+        begin = max(at, text.find(raw, at))
+        line += text.count(b"\n", at, begin)
+        yield _JsonRecord(line, f"{prefix}{key}", raw, child)
+        at = begin + len(raw)
+        line += raw.count(b"\n")
 
-    shift = len(data) - len(text)
+
+def _values(data: bytes) -> Iterator[_JsonRecord]:
+    """The JSON values of a text, which may hold one or several, on any number of lines.
+
+    Raises:
+        _Malformed: at the first that is broken; no later one can be told from it.
+    """
     try:
-        _decode(text)
-        yield text, shift
-        return
+        value = _decode(data)
     except ValueError as error:
         if "trailing characters" not in str(error):
-            raise _Malformed(_line_of(data, _offset_in(str(error)) + shift), str(error)) from error
+            raise _Malformed(1 + data.count(b"\n", 0, _offset_in(str(error))), str(error)) from error
+    else:
+        yield _JsonRecord(1, "", data, value)
+        return
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _Malformed(1 + data.count(b"\n", 0, error.start), f"not UTF-8: {error.reason}") from error
     decoder = json.JSONDecoder()
-    characters = text.decode("utf-8")
-    at = 0
-    while at < len(characters):
-        if characters[at].isspace():
-            at += 1
-            continue
-        begin = len(characters[:at].encode()) + shift
+    line, at = 1, 0
+    while (begin := _end_of_blanks(text, at)) < len(text):
+        line += text.count("\n", at, begin)
         try:
-            _, end = decoder.raw_decode(characters, at)
+            _, at = decoder.raw_decode(text, begin)
         except json.JSONDecodeError as error:
             raise _Malformed(error.lineno, f"JSON is malformed: {error.msg}") from error
-        yield characters[at:end].encode(), begin
-        at = end
-
-
-def _decode_at(text: bytes, data: bytes, offset: int) -> Any:
-    try:
-        return _decode(text)
-    except ValueError as error:
-        raise _Malformed(_line_of(data, offset + _offset_in(str(error))), str(error)) from error
+        except RecursionError as error:
+            raise _Malformed(line, "JSON nested too deep") from error
+        raw = text[begin:at].encode()
+        try:
+            yield _JsonRecord(line, "", raw, _decode(raw))
+        except ValueError as error:
+            raise _Malformed(line + raw.count(b"\n", 0, _offset_in(str(error))), str(error)) from error
+        line += raw.count(b"\n")
 
 
 def _offset_in(message: str) -> int:
@@ -565,5 +604,6 @@ def _offset_in(message: str) -> int:
     return int(found[1]) if found else 0
 
 
-def _line_of(data: bytes, offset: int) -> int:
-    return data.count(b"\n", 0, offset) + 1
+def _end_of_blanks(text: str, at: int) -> int:
+    blanks = _JSON_BLANKS.match(text, at)
+    return blanks.end() if blanks else at

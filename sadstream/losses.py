@@ -16,6 +16,8 @@ Reduction = Literal["sum", "mean"]
 
 # A bucket to which the teacher gives less than e**-60 counts as given that much: reverse KL stays finite.
 _FLOOR = -60.0
+# What a student holds impossible (a logit of -inf) stays a number, so that nothing times it is nothing.
+_IMPOSSIBLE = -1e9
 _CHUNK_ROWS = 256
 
 
@@ -41,10 +43,10 @@ def student_buckets(logits_NV: Tensor, topk_ids_NK: Tensor) -> Tensor:
     logits_NV = logits_NV.float()
     top_NK = logits_NV.gather(-1, topk_ids_NK)
     if top_NK.shape[-1] == logits_NV.shape[-1]:
-        return top_NK.log_softmax(-1)
-    rest_N1 = logits_NV.scatter(-1, topk_ids_NK, float("-inf")).logsumexp(-1, keepdim=True)
+        return top_NK.log_softmax(-1).clamp_min(_IMPOSSIBLE)
+    rest_N1 = logits_NV.scatter(-1, topk_ids_NK, _IMPOSSIBLE).logsumexp(-1, keepdim=True)
     buckets_NB = torch.cat([top_NK, rest_N1], -1)
-    return buckets_NB - buckets_NB.logsumexp(-1, keepdim=True)
+    return (buckets_NB - buckets_NB.logsumexp(-1, keepdim=True)).clamp_min(_IMPOSSIBLE)
 
 
 def forward_kl(log_p_NB: Tensor, log_q_NB: Tensor) -> Tensor:

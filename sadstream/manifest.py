@@ -226,6 +226,10 @@ class StageFolder:
             raise ManifestError(
                 f"{self.path}: holds the output of `{_MADE_BY[before.stage]}`", hint="choose another --out"
             )
+        if before != mine and not before.complete and not self._holds_more_than_manifest():
+            # Stopped before it had written anything, by a malformed log say: nothing here to keep or to mistake.
+            write_atomically(self.path / MANIFEST, _encode(mine))
+            before = mine
         if before.config_hash != mine.config_hash:
             changed = [
                 f"{key} was {before.config.get(key)!r} and is now {mine.config.get(key)!r}"
@@ -243,6 +247,7 @@ class StageFolder:
             )
         if before.complete:
             self.done = before
+            (self.path / _JOURNAL).unlink(missing_ok=True)
             return
         self.shards = self._read_journal()
         named = {MANIFEST, _JOURNAL, *(name for s in self.shards for name in (s.name, index_name(s.name)))}
@@ -250,6 +255,9 @@ class StageFolder:
             # What the journal does not name was being written when the run stopped.
             if file.name not in named and file.is_file():
                 file.unlink()
+
+    def _holds_more_than_manifest(self) -> bool:
+        return any(p.name != MANIFEST and not p.name.startswith(_TEMPORARY) for p in self.path.iterdir())
 
     def _read_journal(self) -> list[Shard]:
         journal = self.path / _JOURNAL
@@ -262,7 +270,7 @@ class StageFolder:
     def commit(self, shard: Shard) -> None:
         """Make a written shard part of the folder. Costs the same however many there are."""
         with writing(self.path), (self.path / _JOURNAL).open("ab") as journal:
-            if self.shards and journal.tell() and not _ends_line(self.path / _JOURNAL):
+            if journal.tell() and not _ends_line(self.path / _JOURNAL):
                 journal.write(b"\n")
             journal.write(msgspec.json.encode(shard) + b"\n")
             journal.flush()

@@ -177,6 +177,21 @@ def load_model(path: Path, device: torch.device, dtype: torch.dtype) -> Any:
     return model
 
 
+def load_config(path: Path) -> Any:
+    """A model's configuration.
+
+    Raises:
+        ModelError: none there, or of a kind that transformers does not know.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(path)
+    except Exception as error:  # as above
+        reason = str(error).split("\n")[0]
+        raise ModelError(f"{path}: cannot be loaded: {reason}", hint="a causal LM in safetensors is wanted") from error
+
+
 def load_tokenizer(path: Path) -> Any:
     """A fast tokenizer (one that gives offsets).
 
@@ -259,10 +274,13 @@ def _check_head(model: Any, path: Path) -> None:
         raise ModelError(
             f"{path}: not a plain causal LM: {error}", hint="a decoder with one output head is wanted"
         ) from error
+    if own.isnan().any():
+        raise ModelError(
+            f"{path}: what it says is not a number", hint="damaged weights, or float16: try bfloat16 or float32"
+        )
     tolerance = 1e-4 if model.dtype == torch.float32 else 5e-2
-    if own.shape != ours.shape or not torch.allclose(
-        own, ours, rtol=tolerance, atol=tolerance * float(own.abs().max())
-    ):
+    largest = float(own.abs().nan_to_num(posinf=0).max())
+    if own.shape != ours.shape or not torch.allclose(own, ours, rtol=tolerance, atol=tolerance * largest):
         raise ModelError(
             f"{path}: {type(model).__name__} changes its logits in a way that is not known here",
             hint="a causal LM whose head is a linear layer, scaled or soft-capped, is wanted",
@@ -300,9 +318,7 @@ def prune_student(model: str, out: str, *, layers: int, on_note: Callable[[str],
 
 
 def _stored_dtype(path: Path) -> torch.dtype:
-    from transformers import AutoConfig
-
-    dtype = AutoConfig.from_pretrained(path).dtype
+    dtype = load_config(path).dtype
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 

@@ -158,7 +158,7 @@ def _settle_kinds(spans: pl.DataFrame) -> pl.DataFrame:
     it; the agent's own are a thought if labels follow in the message, else a message, which is an act.
     """
     kind = pl.col("kind")
-    acted = ((kind == "act").cast(pl.Int32).cum_sum().over("row") > 0).fill_null(False)
+    acted = (kind == "act").fill_null(False).cast(pl.Int32).cum_sum().over("row") > 0
     labels_follow = kind.is_not_null().any().over("piece")
     unlabelled = (
         pl.when(pl.col("author").is_null() | (pl.col("author") == "system"))
@@ -222,7 +222,7 @@ def _cut_lines(pieces: pl.DataFrame, dialect: str | None, *, whole: bool) -> pl.
     The lines of all pieces stand in one column, and one running sum of their lengths gives every offset: exact code
     points by construction, no window, no sentinel that the text might hold.
     """
-    lines = pieces.select("piece", line=pl.col("text").str.split("\n")).explode("line")
+    lines = pieces.select("row", "piece", line=pl.col("text").str.split("\n")).explode("line")
     line, piece = lines["line"], lines["piece"]
     length = line.str.len_chars().to_numpy().astype(np.int64) + 1
     line_start = length.cumsum() - length
@@ -230,9 +230,7 @@ def _cut_lines(pieces: pl.DataFrame, dialect: str | None, *, whole: bool) -> pl.
     piece_first = _first_of_run(piece)
     base = np.repeat(line_start[piece_first], np.diff(np.append(piece_first, len(line))))
 
-    opens = _opening_lines(lines, dialect)
-    if whole:
-        opens = opens.filter(pl.col("at").is_in(piece_first.tolist()))
+    opens = _opening_lines(lines, dialect, only=piece_first if whole else None)
     at = np.union1d(opens["at"].to_numpy(), piece_first).astype(np.int64)
     hits = pl.DataFrame({"at": at}).join(opens, on="at", how="left", maintain_order="left")
     label = hits["n_label"].fill_null(0).to_numpy().astype(np.int64)
@@ -317,8 +315,12 @@ def _bodies(line: pl.Series, start: _Ints, at: _Ints, label: _Ints) -> tuple[_In
     return np.where(has_text, body_start, label_end), body_stop
 
 
-def _opening_lines(lines: pl.DataFrame, dialect: str | None) -> pl.DataFrame:
-    """Lines that open a span: `at` (line index), `kind`, `n_label` (characters)."""
+def _opening_lines(lines: pl.DataFrame, dialect: str | None, *, only: _Ints | None) -> pl.DataFrame:
+    """Lines that open a span: `at` (line index), `kind`, `n_label` (characters).
+
+    Args:
+        only: lines that may; None for any.
+    """
     nothing = pl.DataFrame(schema={"at": pl.Int64(), "kind": pl.String(), "n_label": pl.Int64()})
     if dialect is None:
         return nothing
@@ -335,7 +337,9 @@ def _opening_lines(lines: pl.DataFrame, dialect: str | None) -> pl.DataFrame:
     found = found.filter(pl.col("at") > _examples_end(lines, pl.col("piece")))
     label = pl.col("line").str.extract(f"({pattern})").fill_null("")
     found = found.with_columns(n_label=label.str.len_chars().cast(pl.Int64), kind=_kind_of_line(dialect))
-    if dialect == "react-numbered":
+    if only is not None:
+        found = found.filter(pl.col("at").is_in(only.tolist()))
+    elif dialect == "react-numbered":
         found = _follow_numbering(found)
     if dialect == "webshop":
         found = _drop_reset(found)
@@ -373,33 +377,36 @@ def _kind_of_line(dialect: str) -> pl.Expr:
 
 
 def _follow_numbering(found: pl.DataFrame) -> pl.DataFrame:
-    """Keep labels whose number is the current or the next: others are quoted in what the agent or a page says."""
+    """Keep labels whose number is the current or the next: others are quoted in what the agent or a page says.
+
+    The number runs on through all messages of a trajectory.
+    """
     found = found.with_columns(number=pl.col("line").str.extract(r" ([0-9]+):").str.to_integer(strict=False))
     number = found["number"].fill_null(-1).to_numpy()
-    first = _first_of_run(found["piece"]) if found.height else np.array([], np.int64)
+    first = _first_of_run(found["row"]) if found.height else np.array([], np.int64)
     jump = np.diff(number, prepend=0)
     jump[first] = np.where(number[first] == 1, 1, 2)  # a text that does not begin at 1 needs the slow look
-    odd = np.unique(found["piece"].to_numpy()[(jump < 0) | (jump > 1)])
+    odd = np.unique(found["row"].to_numpy()[(jump < 0) | (jump > 1)])
     if not len(odd):
         return found
     keep = np.ones(found.height, bool)
-    piece = found["piece"].to_numpy()
+    row = found["row"].to_numpy()
     for which in odd:
-        rows = np.flatnonzero(piece == which)
-        keep[rows] = in_sequence(number[rows].tolist())
+        labels = np.flatnonzero(row == which)
+        keep[labels] = in_sequence(number[labels].tolist())
     return found.filter(keep)
 
 
 def in_sequence(numbers: list[int]) -> list[bool]:
     """Which labels of a numbered text are real, from their numbers in order of appearance.
 
-    A run begins at its first 1 (or, if it has none, at its first label), and each label repeats the current number
-    or goes on to the next.
+    A run begins at its first 0 or 1 (or, if it has none, at its first label), and each label repeats the current
+    number or goes on to the next.
 
     >>> in_sequence([1, 1, 7, 1, 2, 2])
     [True, True, False, True, True, True]
     """
-    begin = numbers.index(1) if 1 in numbers else 0
+    begin = next((index for index, number in enumerate(numbers) if number in (0, 1)), 0)
     keep = [False] * len(numbers)
     current = numbers[begin]
     for index in range(begin, len(numbers)):

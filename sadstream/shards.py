@@ -13,7 +13,7 @@ from polars.io.plugins import register_io_source
 
 from sadstream.errors import ShardError
 from sadstream.frames import OUTCOME, SOURCE, SPAN, row_trajectory, trajectory_row
-from sadstream.manifest import StageFolder, index_name, read_manifest, write_atomically
+from sadstream.manifest import MANIFEST, StageFolder, index_name, load_manifest, read_manifest, write_atomically
 from sadstream_schemas import Manifest, Shard, Trajectory, decode_json
 
 _BLOCK = 512
@@ -118,10 +118,12 @@ def scan_index(folder: str | Path) -> pl.LazyFrame:
     """The indexes of a folder's shards as one LazyFrame, a row a sample, with the column `shard` before them.
 
     Raises:
-        ManifestError: not a finished folder of span or teacher shards.
+        ManifestError: not a finished folder of span or teacher shards. ShardError: it holds no sample.
     """
     folder = Path(folder)
     manifest = _any_manifest(folder)
+    if not manifest.shards:
+        raise ShardError(f"{folder}: holds no sample", hint="everything was filtered out; make it with another --where")
     scans = []
     for shard in manifest.shards:
         path = folder / index_name(shard.name)
@@ -132,12 +134,8 @@ def scan_index(folder: str | Path) -> pl.LazyFrame:
 
 
 def _any_manifest(folder: Path) -> Manifest:
-    from sadstream.errors import ManifestError
-
-    try:
-        return read_manifest(folder, "segment")
-    except ManifestError:
-        return read_manifest(folder, "cache-teacher")
+    is_teacher = (folder / MANIFEST).exists() and load_manifest(folder).stage == "cache-teacher"
+    return read_manifest(folder, "cache-teacher" if is_teacher else "segment")
 
 
 def iter_shard(folder: Path, shard: Shard) -> Iterator[tuple[str, bytes]]:

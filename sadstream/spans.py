@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +166,7 @@ def _write_spans(
     refused_spans: Counter[str] = Counter()
     rejects: list[bytes] = []
     seen_ids: Counter[str] = Counter()
+    names = {file.name for file in files}
     seen_content: set[str] = set()
 
     def samples() -> Iterator[Sample]:
@@ -178,7 +179,7 @@ def _write_spans(
                     if row["refused"] == "not-a-run":
                         refused_spans.update({kind: row[f"n_spans_{kind}"] for kind in KINDS})
                     continue
-                row["id"] = _unique_id(row, seen_ids)
+                row["id"] = _unique_id(row, seen_ids, names)
                 if config.dedupe and row["content_hash"] in seen_content:
                     tally["duplicate"] += 1
                     rejects.append(_reject({**row, "refused": "duplicate", "detail": "its text came before"}))
@@ -201,7 +202,7 @@ def _write_spans(
         # ids, duplicates and totals right.
         if number >= n_committed:
             write_shard(folder, shard, INDEX_SCHEMA)
-    if not formats and not tally["not-a-run"]:
+    if not formats and not tally["not-a-run"] and not tally["filtered"]:
         found = ", ".join(f"{tally[k]} {k}" for k in ("unrecognised", "empty", "malformed") if tally[k])
         raise InputError(
             f"{', '.join(config.logs)}: no trajectory in it" + (f" ({found})" if found else ""),
@@ -269,13 +270,22 @@ def _cuts() -> pl.Expr:
     )
 
 
-def _unique_id(row: dict[str, Any], seen: Counter[str]) -> str:
-    """The row's id, with `~2` and so on where a log uses one twice. Derived ids are unique and not remembered."""
+def _unique_id(row: dict[str, Any], seen: Counter[str], names: Container[str]) -> str:
+    """The row's id, with `~2` and so on where a log uses one twice.
+
+    Derived ids are unique and not remembered; a native one that looks like one of them counts as the second.
+    """
     native: str = row["id"]
     if native == f"{row['file']}#{row['source']['record']}":
         return native
     seen[native] += 1
-    return native if seen[native] == 1 else f"{native}~{seen[native]}"
+    number = seen[native] + (native.rpartition("#")[0] in names)
+    if number == 1:
+        return native
+    while (unique := f"{native}~{number}") in seen:
+        number += 1
+    seen[unique] += 1
+    return unique
 
 
 def _reject(row: dict[str, Any]) -> bytes:
@@ -324,6 +334,7 @@ def write_shards(
         raise ConfigError(f"{out}: not empty", hint="a frame has no name to know it by; choose a new folder")
     config = SegmentConfig(logs=(), out=str(out), holdout=holdout, shard_size=shard_size)
     tally: Counter[str] = Counter()
+    seen_ids: Counter[str] = Counter()
 
     def samples() -> Iterator[Sample]:
         for number, block in enumerate(spans.collect_batches(chunk_size=4_000, maintain_order=True, lazy=True)):
@@ -332,6 +343,7 @@ def write_shards(
                     tally["rejected"] += 1
                     continue
                 tally["trajectories"] += 1
+                row["id"] = _unique_id(row, seen_ids, ())
                 yield Sample(
                     sample_key(row["id"]), "json", encode_trajectory(row), {name: row[name] for name in INDEX_SCHEMA}
                 )

@@ -125,7 +125,7 @@ class SampleReader:
         """Key and arrays of the sample in one row of the index.
 
         Raises:
-            ShardError: something else stands there.
+            ShardError: something else stands there, or it is damaged.
         """
         shard, offset, n_bytes, key = self._places[number]
         path = self._folder / shard
@@ -134,13 +134,17 @@ class SampleReader:
                 self._open[shard] = os.open(path, os.O_RDONLY)
             except OSError as error:
                 raise ShardError(f"{path}: {error.strerror}", hint="make the folder again, or copy it whole") from error
-        found, data = read_member(os.pread(self._open[shard], n_bytes, offset), f"{path} at byte {offset}")
+        where = f"{path} at byte {offset}"
+        found, data = read_member(os.pread(self._open[shard], n_bytes, offset), where)
         if found != key:
             raise ShardError(
-                f"{path} at byte {offset}: sample {found} stands where the index has {key}",
+                f"{where}: sample {found} stands where the index has {key}",
                 hint="tar and index are of different runs: make the folder again, or copy it whole",
             )
-        return key, decode_teacher_sample(data)
+        try:
+            return key, decode_teacher_sample(data)
+        except ShardError as error:
+            raise ShardError(f"{where}: {error}", hint=error.hint) from error
 
     def close(self) -> None:
         """Close the shards."""

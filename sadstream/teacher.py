@@ -14,11 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sadstream.codec import TeacherArrays, encode_teacher_sample
-from sadstream.errors import ConfigError
-from sadstream.manifest import MANIFEST, Input, StageFolder, describe_inputs, index_name, read_manifest
+from sadstream.errors import ConfigError, ModelError
+from sadstream.manifest import (
+    MANIFEST,
+    Input,
+    StageFolder,
+    describe_inputs,
+    folder_written_atomically,
+    index_name,
+    read_manifest,
+)
 from sadstream.models import (
     apply_head,
     hidden_states,
+    load_config,
     load_model,
     load_tokenizer,
     model_fingerprint,
@@ -137,7 +146,8 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
             f"--top-k {config.top_k}: the teacher's vocabulary has {vocab_size}", hint="32 is a good number"
         )
     if not (out / "tokenizer").is_dir():
-        tokenizer.save_pretrained(out / "tokenizer")
+        with folder_written_atomically(out / "tokenizer") as target:
+            tokenizer.save_pretrained(target)
     progress(0, None, "tokens", "counting")
     total = _count_tokens(spans, tokenizer, max_length, config)
     n_done = _tokens_in(folder)
@@ -211,9 +221,7 @@ def _check(config: CacheConfig) -> None:
 
 
 def _max_length(wanted: int, path: Path) -> int:
-    from transformers import AutoConfig
-
-    limit = getattr(AutoConfig.from_pretrained(path).get_text_config(), "max_position_embeddings", None) or 8192
+    limit = getattr(load_config(path).get_text_config(), "max_position_embeddings", None) or 8192
     if wanted > limit:
         raise ConfigError(f"--max-length {wanted}: the teacher takes {limit}", hint="longer runs are cut into windows")
     return wanted or min(limit, 8192)
@@ -304,6 +312,11 @@ def _ask(model: Any, jobs: list[_Job], top_k: int) -> list[TeacherArrays]:
         ids, logprobs, log_tail, entropy, token_logprobs = (
             torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)
         )
+        if not np.isfinite(entropy).all():
+            raise ModelError(
+                f"{job.trajectory.id}, window {job.number}: what the teacher says is not a number",
+                hint="float16 overflows in some models: --dtype bfloat16 or float32",
+            )
         answers.append(
             TeacherArrays(
                 job.token_ids, job.kinds, job.steps, positions, ids, logprobs, log_tail, entropy, token_logprobs

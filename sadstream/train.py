@@ -123,7 +123,7 @@ def _refuse_unknown(file: str, values: dict[str, Any]) -> None:
 
     for key in values:
         if key not in TrainConfig.__struct_fields__:
-            near = difflib.get_close_matches(key, TrainConfig.__struct_fields__, 3, 0.5)
+            near = difflib.get_close_matches(key, TrainConfig.__struct_fields__, 3, 0.6)
             raise ConfigError(
                 f"{file}: unknown key {key!r}",
                 hint=f"did you mean {' or '.join(near)}?" if near else "`sadstream train --help` lists them",
@@ -136,10 +136,19 @@ class _Data(NamedTuple):
     reader: SampleReader
     n_tokens: NDArray[np.int64]
     everything: bool
+    vocab_size: int
 
     def batches(self, samples: list[int], budget: int, device: torch.device) -> Iterator[Batch]:
-        for batch in micro_batches(samples, self.n_tokens, budget):
-            yield collate([self.reader.read(i) for i in batch], everything=self.everything).to(device)
+        for numbers in micro_batches(samples, self.n_tokens, budget):
+            batch = collate([self.reader.read(i) for i in numbers], everything=self.everything)
+            # Two heads over one tokenizer may be padded to different sizes.
+            if len(batch.position_N) and int(batch.targets["topk_ids"].max()) >= self.vocab_size:
+                raise ModelError(
+                    f"{', '.join(batch.keys[:3])}: the teacher's ids reach {int(batch.targets['topk_ids'].max())}, "
+                    f"and the student's head has {self.vocab_size}",
+                    hint="a student with as many outputs as the teacher is wanted",
+                )
+            yield batch.to(device)
 
 
 def train(config: TrainConfig, progress: Progress) -> dict[str, Any]:
@@ -176,7 +185,7 @@ def train(config: TrainConfig, progress: Progress) -> dict[str, Any]:
     )
     if folder.done is not None:
         return {**folder.done.totals, "model": str(out / "model"), "already_done": True}
-    damaged = verify(shards, manifest, lambda name: progress(0, None, "updates", f"verifying {name}"))
+    damaged = verify(shards, manifest, lambda name: progress(0, None, "updates", f"verifying, {name}"))
     if damaged:
         raise ManifestError(f"{shards}: {damaged[0]}", hint="make the folder again, or copy it whole")
 
@@ -187,7 +196,7 @@ def train(config: TrainConfig, progress: Progress) -> dict[str, Any]:
     model = load_model(student_path, device, torch.float32)
     index = scan_index(shards).collect()
     vocab_size = int(model.get_output_embeddings().weight.shape[0])
-    training, held_out = (_split(shards, index, split, everything) for split in ("train", "holdout"))
+    training, held_out = (_split(shards, index, split, everything, vocab_size) for split in ("train", "holdout"))
     if not len(training.n_tokens):
         raise ConfigError(f"{shards}: no sample in the training split", hint="segment with a smaller --holdout")
     updates = _plan(config, index)
@@ -205,8 +214,9 @@ def train(config: TrainConfig, progress: Progress) -> dict[str, Any]:
     if state is None:
         progress(0, len(updates), "updates", "measuring the held-out split")
         before = _evaluate(model, held_out, budget, device, compute_dtype)
-        state = checkpoints.State(update=0, n_tokens=0, n_padded=0, eval_before=before)
-    metrics = _Metrics(out / _METRICS, state.update)
+        state = checkpoints.State(update=0, n_tokens=0, n_padded=0, eval_before=before, metrics=[])
+    # Lines after the checkpoint that a run continues from are dropped.
+    write_atomically(out / _METRICS, b"".join(map(_line, state.metrics)))
 
     head = _head(model)
     loss = hard_loss if config.objective == "imitation" else soft_loss(config.divergence)
@@ -241,21 +251,25 @@ def train(config: TrainConfig, progress: Progress) -> dict[str, Any]:
             )
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        reason, act = (sums / torch.tensor([max(1, n_reason), max(1, n_act)])).tolist()
+        n_tokens = state.n_tokens + sum(batch.n_tokens for batch in batches)
+        row = {
+            "update": number + 1,
+            "loss": total,
+            "reason_loss": reason,
+            "act_loss": act,
+            "lr": rate,
+            "gradient_norm": norm,
+            "n_tokens": n_tokens,
+        }
         state = state._replace(
             update=number + 1,
-            n_tokens=state.n_tokens + sum(batch.n_tokens for batch in batches),
+            n_tokens=n_tokens,
             n_padded=state.n_padded + sum(batch.input_ids_BT.numel() for batch in batches),
+            metrics=[*state.metrics, row],
         )
-        reason, act = (sums / torch.tensor([max(1, n_reason), max(1, n_act)])).tolist()
-        metrics.write(
-            update=number + 1,
-            loss=total,
-            reason_loss=reason,
-            act_loss=act,
-            lr=rate,
-            gradient_norm=norm,
-            n_tokens=state.n_tokens,
-        )
+        with writing(out / _METRICS), (out / _METRICS).open("ab") as file:
+            file.write(_line(row))
         speed = (state.n_tokens - tokens_before) / (time.monotonic() - training_begin)
         progress(number + 1, len(updates), "updates", f"reason {reason:.3f} act {act:.3f} nats, {speed:.0f} tokens/s")
         if (number + 1) % config.save_every == 0 and number + 1 < len(updates):
@@ -265,7 +279,7 @@ def train(config: TrainConfig, progress: Progress) -> dict[str, Any]:
     progress(len(updates), len(updates), "updates", "measuring the held-out split")
     after = _evaluate(model, held_out, budget, device, compute_dtype)
     save_model(model, tokenizer, out / "model")
-    draw_curves(metrics.rows(), state.eval_before, after, unigram, out / "curves.png")
+    draw_curves(state.metrics, state.eval_before, after, unigram, out / "curves.png")
     totals = {
         "n_updates": len(updates),
         "n_tokens": state.n_tokens,
@@ -312,9 +326,9 @@ _ALLOWED = {
 }
 
 
-def _split(shards: Path, index: pl.DataFrame, split: str, everything: bool) -> _Data:
+def _split(shards: Path, index: pl.DataFrame, split: str, everything: bool, vocab_size: int) -> _Data:
     rows = index.filter(pl.col("split") == split)
-    return _Data(SampleReader(shards, rows), rows["n_tokens"].to_numpy().astype(np.int64), everything)
+    return _Data(SampleReader(shards, rows), rows["n_tokens"].to_numpy().astype(np.int64), everything, vocab_size)
 
 
 def _plan(config: TrainConfig, index: pl.DataFrame) -> list[list[int]]:
@@ -421,8 +435,7 @@ def _unigram_kl(training: _Data, held_out: _Data, vocab_size: int) -> dict[str, 
 def _tokens_by_kind(data: _Data) -> dict[str, tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
     parts: dict[str, list[Any]] = {"reason": [], "act": []}
     n_tokens = 0
-    for number in range(len(data.n_tokens)):
-        batch = collate([data.reader.read(number)], everything=False)
+    for batch in data.batches(list(range(len(data.n_tokens))), 1, torch.device("cpu")):
         for kind, mask in (("reason", batch.is_reason_N), ("act", batch.is_act_N)):
             targets = {name: batch.targets[name][mask].numpy() for name in ("topk_ids", "topk_logprobs", "tail_mass")}
             parts[kind].append((targets["topk_ids"], np.exp(targets["topk_logprobs"]), targets["tail_mass"]))
@@ -432,23 +445,11 @@ def _tokens_by_kind(data: _Data) -> dict[str, tuple[NDArray[Any], NDArray[Any], 
     return {kind: tuple(np.concatenate(column) for column in zip(*rows, strict=True)) for kind, rows in parts.items()}  # type: ignore[misc]
 
 
-class _Metrics:
-    """`metrics.jsonl`: a line an update; lines after the checkpoint that a run continues from are dropped."""
-
-    def __init__(self, path: Path, update: int) -> None:
-        self._path = path
-        kept = [row for row in self.rows() if row["update"] <= update] if path.exists() else []
-        write_atomically(path, b"".join(msgspec.json.encode(row) + b"\n" for row in kept))
-
-    def write(self, **values: float) -> None:
-        with writing(self._path), self._path.open("ab") as file:
-            file.write(msgspec.json.encode(values) + b"\n")
-
-    def rows(self) -> list[dict[str, float]]:
-        lines = self._path.read_bytes().split(b"\n")
-        return [msgspec.json.decode(line) for line in lines[:-1]]
+def _line(row: dict[str, float]) -> bytes:
+    return msgspec.json.encode(row) + b"\n"
 
 
 def _toml(options: dict[str, Any]) -> str:
-    """Flat options as TOML; its strings, numbers and booleans are written as JSON writes them."""
-    return "".join(f"{name} = {msgspec.json.encode(value).decode()}\n" for name, value in options.items())
+    """Flat options as TOML; its strings, numbers and booleans are written as JSON writes them, delete excepted."""
+    lines = [f"{name} = {msgspec.json.encode(value).decode()}\n" for name, value in options.items()]
+    return "".join(lines).replace("\x7f", "\\u007f")

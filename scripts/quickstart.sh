@@ -11,7 +11,7 @@ run() { printf '\n$ sadstream %s\n' "$*" >&2; "$sad" "$@"; }
 run segment examples/logs --out "$out/spans" --holdout 0.25
 run prune-student smollm2-135m --layers 10 --out "$out/student"
 run cache-teacher "$out/spans" --teacher smollm2-135m --out "$out/teacher"
-run train "$out/teacher" --student "$out/student" --out "$out/run" --epochs 4 --batch-tokens 600 --lr 1e-3
+run train "$out/teacher" --student "$out/student" --out "$out/run" --epochs 6 --batch-tokens 350 --lr 1e-3
 
 printf '\nThe student, loaded in transformers, on a task that it was not trained on:\n'
 .venv/bin/python -W ignore examples/say.py "$out/run/model" "$out/spans"

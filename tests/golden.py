@@ -6,11 +6,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import polars as pl
-from sadstream_schemas import MANIFEST_VERSION, RECORDS, InputFile, Manifest, Shard, json_schema
 
 from sadstream.codec import TeacherArrays, encode_teacher_sample
 from sadstream.frames import row_trajectory
 from sadstream.segment import segment
+from sadstream_schemas import MANIFEST_VERSION, RECORDS, InputFile, Manifest, Shard, json_schema
 
 FOLDER = Path(__file__).parent.parent / "schemas" / "v1"
 

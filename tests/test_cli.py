@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from sadstream_cli import cli
 
 COMMANDS = ["segment", "prune-student", "cache-teacher", "train", "inspect", "schema"]

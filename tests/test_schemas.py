@@ -1,9 +1,9 @@
 import msgspec
 import numpy as np
 import pytest
-from sadstream_schemas import RECORDS, Manifest, Span, TeacherSample, Trajectory, decode_json, decode_msgpack
 
 from sadstream.codec import decode_teacher_sample
+from sadstream_schemas import RECORDS, Manifest, Span, TeacherSample, Trajectory, decode_json, decode_msgpack
 from tests import golden
 
 

@@ -1,10 +1,27 @@
 """Jupyter notebooks whose cell outputs hold what a harness printed."""
 
+import io
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
+
 from sadstream.formats import plain_text
 from sadstream.frames import Draft
+
+
+class _Output(msgspec.Struct):
+    output_type: str = ""
+    name: str = "stdout"
+    text: str | list[str] = ""
+
+
+class _Cell(msgspec.Struct):
+    outputs: list[_Output] = []
+
+
+class _Notebook(msgspec.Struct):
+    cells: list[_Cell]
 
 
 def recognise(record: Any) -> bool:
@@ -13,21 +30,21 @@ def recognise(record: Any) -> bool:
 
 
 def read(record: Any, raw: bytes) -> Iterable[Draft]:
-    """The runs printed by each cell. The log is cut at buffer ends, so a cell's stream outputs are joined first."""
+    """The runs printed by each cell. The log is cut at buffer ends, so a cell's stream outputs are joined first.
+
+    Raises:
+        msgspec.ValidationError: cells or outputs are not what a notebook holds.
+    """
     number = 0
-    for cell in record["cells"]:
+    for cell in msgspec.json.decode(raw, type=_Notebook).cells:
         text = "".join(
-            _text(output.get("text", ""))
-            for output in cell.get("outputs", ())
-            if output.get("output_type") == "stream" and output.get("name", "stdout") == "stdout"
+            "".join(output.text)
+            for output in cell.outputs
+            if output.output_type == "stream" and output.name == "stdout"
         )
         if not plain_text.recognise(text):
             continue
-        for draft in plain_text.read(line + "\n" for line in text.removesuffix("\n").split("\n")):
+        for draft in plain_text.read(io.StringIO(text, newline="\n")):
             draft.record = str(number)
             number += 1
             yield draft
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else "".join(value)

@@ -1,5 +1,6 @@
 """Outcomes and tasks, in the many ways that logs write them."""
 
+import math
 import re
 from typing import Any
 
@@ -26,7 +27,7 @@ def as_bool(value: Any) -> bool | None:
 
 
 def as_float(value: Any) -> float | None:
-    """A number where a log's value means one; True is 1.
+    """A number where a log's value means one; True is 1. What JSON cannot write, as infinity, is none.
 
     >>> as_float("True"), as_float("0.5"), as_float(None)
     (1.0, 0.5, None)
@@ -35,9 +36,10 @@ def as_float(value: Any) -> float | None:
     if truth is not None:
         return float(truth)
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
         return None
+    return number if math.isfinite(number) else None
 
 
 def as_text(value: Any) -> str | None:

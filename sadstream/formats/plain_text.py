@@ -10,7 +10,7 @@ from sadstream.formats.outcomes import finish_line, task_in
 from sadstream.frames import Draft
 
 # Reflexion prints these between runs. They tell the outcome and are no part of a run.
-_BANNER = re.compile(r"#{20,}$|BEGIN TRIAL ([0-9]+)|Trial summary:|-+ BEGIN ([A-Z]+) AGENTS -+")
+_BANNER = re.compile(r"#{20,}\s*$|BEGIN TRIAL ([0-9]+)|Trial summary:|-+ BEGIN ([A-Z]+) AGENTS -+")
 _GOLD = "Correct answer:"
 _RULE = re.compile(r"-{5,}\s*$")
 _RUNNING_MEAN = re.compile(r"[0-9]+( [0-9.eE+-]+){3}\s*$")

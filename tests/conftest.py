@@ -1,0 +1,72 @@
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Tiny tensors: threads cost more than they bring, and several workers may share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile(
+    "fast",
+    derandomize=True,
+    deadline=None,
+    max_examples=60,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.register_profile("thorough", parent=settings.get_profile("fast"), derandomize=False, max_examples=3000)
+settings.load_profile(os.environ.get("SADSTREAM_HYPOTHESIS_PROFILE", "fast"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The real logs with their expected counts, which lie beside the checkout and not in it."""
+    path = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip("the real logs are not here: ../shared/data is no folder")
+    return path
+
+
+def quiet(done: int, total: int | None, unit: str, note: str = "") -> None:
+    """Progress that nobody watches."""
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of 4 layers with a byte-level tokenizer."""
+    from tests import tiny
+
+    tokenizer = tiny.make_tokenizer()
+    return tiny.save_model(tiny.llama_config(len(tokenizer)), tmp_path_factory.mktemp("models") / "teacher")
+
+
+@pytest.fixture(scope="session")
+def tiny_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another random Llama, of 2 layers, with the teacher's tokenizer."""
+    from tests import tiny
+
+    config = tiny.llama_config(len(tiny.make_tokenizer()), num_hidden_layers=2)
+    return tiny.save_model(config, tmp_path_factory.mktemp("models") / "student", seed=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_spans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Span shards of 24 hand-made runs; a quarter of the tasks is held out."""
+    from sadstream import SegmentConfig, segment_logs
+    from tests import tiny
+
+    folder = tmp_path_factory.mktemp("stages")
+    logs = tiny.write_logs(folder / "runs.jsonl", 24)
+    segment_logs(SegmentConfig(logs=(str(logs),), out=str(folder / "spans"), holdout=0.25, shard_size=20_000), quiet)
+    return folder / "spans"
+
+
+@pytest.fixture(scope="session")
+def tiny_cache(tmp_path_factory: pytest.TempPathFactory, tiny_spans: Path, tiny_teacher: Path) -> Path:
+    """Teacher shards of these runs, 8 ids a token."""
+    from sadstream.teacher import CacheConfig, cache_teacher
+
+    out = tmp_path_factory.mktemp("stages") / "teacher"
+    cache_teacher(CacheConfig(spans=str(tiny_spans), teacher=str(tiny_teacher), out=str(out), top_k=8), quiet)
+    return out
