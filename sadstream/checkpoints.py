@@ -19,15 +19,15 @@ class State(NamedTuple):
 
     Attributes:
         update: updates done. n_tokens, n_padded: real and padded tokens they took.
+        n_metrics_bytes: of metrics.jsonl, that tell of them.
         eval_before: the held-out split before the first update.
-        metrics: rows of metrics.jsonl, one an update done.
     """
 
     update: int
     n_tokens: int
     n_padded: int
+    n_metrics_bytes: int
     eval_before: dict[str, float] | None
-    metrics: list[dict[str, float]]
 
 
 def save(folder: Path, model: Any, optimizer: torch.optim.Optimizer, state: State) -> None:

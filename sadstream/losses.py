@@ -4,15 +4,13 @@ Shape suffixes: N tokens, K the teacher's top ids, B buckets (K, and one for all
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sadstream.errors import ConfigError, ShapeError
-
-Divergence = Literal["forward-kl", "reverse-kl", "jsd"]
-Reduction = Literal["sum", "mean"]
+from sadstream.train_config import Reduction
 
 # A bucket to which the teacher gives less than e**-60 counts as given that much: reverse KL stays finite.
 _FLOOR = -60.0

@@ -250,10 +250,10 @@ class StageFolder:
             (self.path / _JOURNAL).unlink(missing_ok=True)
             return
         self.shards = self._read_journal()
-        named = {MANIFEST, _JOURNAL, *(name for s in self.shards for name in (s.name, index_name(s.name)))}
+        named = {name for shard in self.shards for name in (shard.name, index_name(shard.name))}
         for file in self.path.iterdir():
             # What the journal does not name was being written when the run stopped.
-            if file.name not in named and file.is_file():
+            if file.name.startswith(("shard-", _TEMPORARY)) and file.name not in named and file.is_file():
                 file.unlink()
 
     def _holds_more_than_manifest(self) -> bool:
@@ -266,6 +266,22 @@ class StageFolder:
             with contextlib.suppress(msgspec.DecodeError):  # the line that was being written when the run stopped
                 shards.append(msgspec.json.decode(line, type=Shard))
         return shards
+
+    def resolve(self, facts: dict[str, Any]) -> None:
+        """Record what options such as `auto` came to mean here; a run that continues must find the same.
+
+        Raises:
+            ManifestError: an earlier run found otherwise, as on another machine.
+        """
+        before = self._manifest.resolved
+        if before and before != facts:
+            raise ManifestError(
+                f"{self.path}: begun with {_shown(before)}, and here it is {_shown(facts)}",
+                hint="name device and dtype as they were, or choose another --out",
+            )
+        if not before:
+            self._manifest = msgspec.structs.replace(self._manifest, resolved=facts)
+            write_atomically(self.path / MANIFEST, _encode(self._manifest))
 
     def commit(self, shard: Shard) -> None:
         """Make a written shard part of the folder. Costs the same however many there are."""
@@ -294,6 +310,10 @@ class StageFolder:
         write_atomically(self.path / MANIFEST, _encode(manifest))
         (self.path / _JOURNAL).unlink(missing_ok=True)
         return manifest
+
+
+def _shown(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
 def _ends_line(path: Path) -> bool:

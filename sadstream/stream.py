@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sadstream.codec import decode_teacher_sample
-from sadstream.errors import ShardError
+from sadstream.errors import ModelError, ShardError
 from sadstream.shards import read_member
 from sadstream.tokens import ACT, REASON
-
-Curriculum = Literal["none", "complexity"]
+from sadstream.train_config import Curriculum
 
 _POOL_UPDATES = 32
 _CURRICULUM_BUCKETS = 10
@@ -186,3 +185,39 @@ def collate(samples: Sequence[tuple[str, dict[str, NDArray[Any]]]], *, everythin
         is_act_N=joined["kind"] == ACT,
         targets={name: joined[name] for name in ("tokens", "topk_ids", "topk_logprobs", "tail_mass")},
     )
+
+
+class Split:
+    """The samples of one split of a folder of teacher shards.
+
+    Attributes:
+        rows: of the index. n_tokens: int64, of each sample.
+    """
+
+    def __init__(self, folder: Path, index: pl.DataFrame, split: str, *, everything: bool, vocab_size: int) -> None:
+        self.rows = index.filter(pl.col("split") == split)
+        self.n_tokens: NDArray[np.int64] = self.rows["n_tokens"].to_numpy().astype(np.int64)
+        self._reader = SampleReader(folder, self.rows)
+        self._everything = everything
+        self._vocab_size = vocab_size
+
+    def __len__(self) -> int:
+        return len(self.n_tokens)
+
+    def batches(self, samples: Sequence[int], budget: int, device: torch.device) -> Iterator[Batch]:
+        """Some samples as batches of at most `budget` padded tokens (or one sample).
+
+        Raises:
+            ShardError: a sample is damaged. ModelError: the teacher's ids go beyond the student's.
+        """
+        for numbers in micro_batches(samples, self.n_tokens, budget):
+            batch = collate([self._reader.read(i) for i in numbers], everything=self._everything)
+            ids = batch.targets["topk_ids"]
+            # Two heads over one tokenizer may be padded to different sizes.
+            if ids.numel() and int(ids.max()) >= self._vocab_size:
+                raise ModelError(
+                    f"{', '.join(batch.keys[:3])}: the teacher's ids reach {int(ids.max())}, "
+                    f"and the student's head has {self._vocab_size}",
+                    hint="a student with as many outputs as the teacher is wanted",
+                )
+            yield batch.to(device)

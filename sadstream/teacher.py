@@ -1,20 +1,19 @@
-"""The second stage: ask the teacher, once, about every token that will be supervised."""
+"""The second stage: ask the teacher, once, about every token that will be supervised.
+
+Imports no torch until there is something to ask, so a finished folder is recognised at once.
+"""
 
 import time
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
 import polars as pl
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from sadstream.codec import TeacherArrays, encode_teacher_sample
-from sadstream.errors import ConfigError, ModelError
+from sadstream.errors import ConfigError
 from sadstream.manifest import (
     MANIFEST,
     Input,
@@ -24,29 +23,15 @@ from sadstream.manifest import (
     index_name,
     read_manifest,
 )
-from sadstream.models import (
-    apply_head,
-    hidden_states,
-    load_config,
-    load_model,
-    load_tokenizer,
-    model_fingerprint,
-    pick_device,
-    pick_dtype,
-    resolve_model,
-    tokenizer_fingerprint,
-)
+from sadstream.model_files import model_fingerprint, resolve_model, tokenizer_fingerprint, window_length
 from sadstream.progress import Progress
-from sadstream.shards import Sample, decode_trajectory, iter_shard, sample_key, scan_index, write_shard
+from sadstream.shards import Sample, sample_key, scan_index, write_shard
 from sadstream.spans import INDEX_SCHEMA
-from sadstream.tokens import ACT, REASON, Window, cut_windows, supervised_tokens, token_kinds
-from sadstream_schemas import Trajectory
-
-Positions = Literal["supervised", "all"]
+from sadstream.tokens import ACT, REASON
+from sadstream.windows import Job, Positions, plan_windows
 
 # An interrupted run loses at most one shard: some minutes of a CPU, seconds of a GPU.
 _SHARD_TOKENS = 32_768
-_HEAD_ROWS = 256
 
 TEACHER_INDEX: dict[str, pl.DataType] = {
     **INDEX_SCHEMA,
@@ -68,7 +53,7 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         spans: folder of span shards.
-        teacher: a model, as `models.resolve_model` takes it.
+        teacher: a model, as `model_files.resolve_model` takes it.
         out: folder for the teacher shards.
         top_k: ids kept a token.
         positions: `supervised`: what the agent wrote; `all`: every token, for flat token-level distillation.
@@ -91,18 +76,6 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
     limit: int = 0
 
 
-class _Job(NamedTuple):
-    """A window to ask the teacher about."""
-
-    trajectory: Trajectory
-    row: dict[str, Any]
-    number: int
-    window: Window
-    token_ids: NDArray[np.int64]
-    kinds: NDArray[np.uint8]
-    steps: NDArray[np.int32]
-
-
 def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     """Ask the teacher about the supervised tokens of span shards, and write teacher shards.
 
@@ -118,18 +91,16 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     read_manifest(spans, "segment")
     _check(config)
     teacher_path = resolve_model(config.teacher, lambda note: progress(0, None, "tokens", note))
-    tokenizer = load_tokenizer(teacher_path)
-    device = pick_device(config.device)
-    dtype = pick_dtype(config.dtype, device)
-    max_length = _max_length(config.max_length, teacher_path)
+    max_length = window_length(config.max_length, teacher_path)
     decisive = {
         "teacher": config.teacher if "/" not in config.teacher else Path(config.teacher).name,
         "teacher_fingerprint": model_fingerprint(teacher_path),
-        "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
+        "tokenizer_fingerprint": tokenizer_fingerprint(teacher_path),
         "top_k": config.top_k,
         "positions": config.positions,
         "max_length": max_length,
-        "dtype": str(dtype).removeprefix("torch."),
+        "device": config.device,
+        "dtype": config.dtype,
         "batch_tokens": config.batch_tokens,
         "limit": config.limit,
     }
@@ -138,7 +109,14 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     if folder.done is not None:
         return {**folder.done.totals, "out": config.out, "already_done": True}
 
-    progress(0, None, "tokens", "loading the teacher")
+    progress(0, None, "tokens", "loading torch and the teacher")
+    from sadstream.ask import ask
+    from sadstream.models import load_model, load_tokenizer, pick_device, pick_dtype
+
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, device)
+    folder.resolve({"device": device.type, "dtype": str(dtype).removeprefix("torch.")})
+    tokenizer = load_tokenizer(teacher_path)
     model = load_model(teacher_path, device, dtype)
     vocab_size = int(model.get_output_embeddings().weight.shape[0])
     if not 1 <= config.top_k <= vocab_size:
@@ -153,13 +131,13 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     n_done = _tokens_in(folder)
     n_asked = 0
     asking = time.monotonic()
-    jobs = _jobs(spans, tokenizer, max_length, config)
+    jobs = _plan(spans, tokenizer, max_length, config)
     for number, shard in enumerate(_by_tokens(jobs)):
         if number < len(folder.shards):
             continue
         samples: dict[int, Sample] = {}
-        for batch in _batches(shard, config.batch_tokens, device):
-            for place, arrays in zip(batch, _ask(model, [shard[i] for i in batch], config.top_k), strict=True):
+        for batch in _batches(shard, config.batch_tokens, is_cpu=device.type == "cpu"):
+            for place, arrays in zip(batch, ask(model, [shard[i] for i in batch], config.top_k), strict=True):
                 samples[place] = _sample(shard[place], arrays, vocab_size)
                 n_asked += len(arrays.token_ids)
             progress(n_done + n_asked, total, "tokens", f"asking the teacher, shard {number}")
@@ -188,10 +166,12 @@ def plan_cache(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     spans = Path(config.spans)
     read_manifest(spans, "segment")
     _check(config)
+    from sadstream.models import load_tokenizer
+
     path = resolve_model(config.teacher, lambda note: progress(0, None, "windows", note))
-    tokenizer, max_length = load_tokenizer(path), _max_length(config.max_length, path)
+    tokenizer, max_length = load_tokenizer(path), window_length(config.max_length, path)
     n_windows = n_tokens = n_supervised = 0
-    for job in _jobs(spans, tokenizer, max_length, config):
+    for job in _plan(spans, tokenizer, max_length, config):
         n_windows += 1
         n_tokens += len(job.token_ids)
         n_supervised += int(job.window.supervised.sum())
@@ -220,44 +200,12 @@ def _check(config: CacheConfig) -> None:
         raise ConfigError(f"--positions {config.positions}: unknown", hint="supervised or all")
 
 
-def _max_length(wanted: int, path: Path) -> int:
-    limit = getattr(load_config(path).get_text_config(), "max_position_embeddings", None) or 8192
-    if wanted > limit:
-        raise ConfigError(f"--max-length {wanted}: the teacher takes {limit}", hint="longer runs are cut into windows")
-    return wanted or min(limit, 8192)
-
-
-def _trajectories(spans: Path) -> Iterator[tuple[Trajectory, dict[str, Any]]]:
-    for shard in read_manifest(spans, "segment").shards:
-        rows = pl.read_parquet(spans / index_name(shard.name)).iter_rows(named=True)
-        for (key, data), row in zip(iter_shard(spans, shard), rows, strict=True):
-            yield decode_trajectory(data, f"{spans / shard.name}: sample {key}"), row
-
-
-def _jobs(spans: Path, tokenizer: Any, max_length: int, config: CacheConfig) -> Iterator[_Job]:
-    """All windows, in the order of the span shards."""
-    jobs = (
-        job
-        for trajectory, row in _trajectories(spans)
-        for job in _windows(trajectory, row, tokenizer, max_length, config.positions)
-    )
-    return islice(jobs, config.limit) if config.limit else jobs
-
-
-def _windows(
-    trajectory: Trajectory, row: dict[str, Any], tokenizer: Any, max_length: int, positions: Positions
-) -> Iterator[_Job]:
-    encoded = tokenizer(trajectory.text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
-    token_ids = np.array(encoded["input_ids"], np.int64)
-    kinds, steps = token_kinds(encoded["offset_mapping"], encoded["special_tokens_mask"], trajectory.spans)
-    supervised = supervised_tokens(kinds, everything=positions == "all")
-    for number, window in enumerate(cut_windows(supervised, steps, max_length)):
-        at = window.tokens
-        yield _Job(trajectory, row, number, window, token_ids[at], kinds[at], steps[at])
+def _plan(spans: Path, tokenizer: Any, max_length: int, config: CacheConfig) -> Iterator[Job]:
+    return plan_windows(spans, tokenizer, max_length=max_length, positions=config.positions, limit=config.limit)
 
 
 def _count_tokens(spans: Path, tokenizer: Any, max_length: int, config: CacheConfig) -> int:
-    return sum(len(job.token_ids) for job in _jobs(spans, tokenizer, max_length, config))
+    return sum(len(job.token_ids) for job in _plan(spans, tokenizer, max_length, config))
 
 
 def _tokens_in(folder: StageFolder) -> int:
@@ -265,8 +213,8 @@ def _tokens_in(folder: StageFolder) -> int:
     return int(pl.scan_parquet(names).select(pl.col("n_tokens").sum()).collect().item()) if names else 0
 
 
-def _by_tokens(jobs: Iterator[_Job]) -> Iterator[list[_Job]]:
-    shard: list[_Job] = []
+def _by_tokens(jobs: Iterator[Job]) -> Iterator[list[Job]]:
+    shard: list[Job] = []
     n_tokens = 0
     for job in jobs:
         shard.append(job)
@@ -278,9 +226,9 @@ def _by_tokens(jobs: Iterator[_Job]) -> Iterator[list[_Job]]:
         yield shard
 
 
-def _batches(jobs: list[_Job], batch_tokens: int, device: torch.device) -> Iterator[list[int]]:
+def _batches(jobs: list[Job], batch_tokens: int, *, is_cpu: bool) -> Iterator[list[int]]:
     """Indices of jobs to ask together. A function of the jobs alone, so a continued run asks as an undisturbed one."""
-    budget = batch_tokens or (1 if device.type == "cpu" else 16_384)
+    budget = batch_tokens or (1 if is_cpu else 16_384)
     batch: list[int] = []
     for index in sorted(range(len(jobs)), key=lambda i: len(jobs[i].token_ids)):
         if batch and (len(batch) + 1) * len(jobs[index].token_ids) > budget:
@@ -291,62 +239,7 @@ def _batches(jobs: list[_Job], batch_tokens: int, device: torch.device) -> Itera
         yield batch
 
 
-@torch.inference_mode()
-def _ask(model: Any, jobs: list[_Job], top_k: int) -> list[TeacherArrays]:
-    """The teacher's distributions at the supervised tokens; the head is run for these only, in chunks of rows."""
-    longest = max(len(job.token_ids) for job in jobs)
-    input_ids_BT = torch.zeros(len(jobs), longest, dtype=torch.int64)
-    for row, job in enumerate(jobs):
-        input_ids_BT[row, : len(job.token_ids)] = torch.from_numpy(job.token_ids)
-    hidden_BTH = hidden_states(model, input_ids_BT.to(model.device))
-    answers = []
-    for row, job in enumerate(jobs):
-        positions = np.flatnonzero(job.window.supervised)
-        # What stands at position i is foretold by the hidden state before it.
-        hidden_SH = hidden_BTH[row, torch.from_numpy(positions - 1).to(model.device)]
-        logged_S = torch.from_numpy(job.token_ids[positions]).to(model.device)
-        parts = [
-            distribution(apply_head(model, hidden), logged, top_k)
-            for hidden, logged in zip(hidden_SH.split(_HEAD_ROWS), logged_S.split(_HEAD_ROWS), strict=True)
-        ]
-        ids, logprobs, log_tail, entropy, token_logprobs = (
-            torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)
-        )
-        if not np.isfinite(entropy).all():
-            raise ModelError(
-                f"{job.trajectory.id}, window {job.number}: what the teacher says is not a number",
-                hint="float16 overflows in some models: --dtype bfloat16 or float32",
-            )
-        answers.append(
-            TeacherArrays(
-                job.token_ids, job.kinds, job.steps, positions, ids, logprobs, log_tail, entropy, token_logprobs
-            )
-        )
-    return answers
-
-
-def distribution(logits_NV: Tensor, logged_N: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """What is kept of full distributions.
-
-    Args:
-        logits_NV: any float dtype; computed in float32. logged_N: int64, the tokens that were logged.
-    Returns:
-        ids int64 [N, K] by falling probability; logprobs float32 [N, K], nats over the full vocabulary; log tail mass
-        float32 [N], summed over all that is outside the top k and not taken from the rest, -inf if nothing is;
-        entropy float32 [N], nats; logprob of the logged token float32 [N].
-    """
-    logits_NV = logits_NV.float()
-    values_NK, ids_NK = logits_NV.topk(top_k, dim=-1)
-    total_N1 = logits_NV.logsumexp(-1, keepdim=True)
-    logged = logits_NV.gather(-1, logged_N[:, None]) - total_N1
-    probs_NV = (logits_NV - total_N1).exp()
-    # p * log p, with 0 * -inf = 0.
-    entropy = (total_N1.squeeze(-1) * probs_NV.sum(-1)) - torch.where(probs_NV > 0, probs_NV * logits_NV, 0).sum(-1)
-    tail = logits_NV.scatter(-1, ids_NK, float("-inf")).logsumexp(-1) - total_N1.squeeze(-1)
-    return ids_NK, values_NK - total_N1, tail, entropy, logged.squeeze(-1)
-
-
-def _sample(job: _Job, arrays: TeacherArrays, vocab_size: int) -> Sample:
+def _sample(job: Job, arrays: TeacherArrays, vocab_size: int) -> Sample:
     data, n_teacher_bytes = encode_teacher_sample(
         arrays, trajectory_id=job.trajectory.id, window=job.number, vocab_size=vocab_size
     )

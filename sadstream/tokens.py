@@ -109,17 +109,18 @@ def cut_windows(supervised: Bools, steps: NDArray[np.int32], max_length: int) ->
         windows.append(Window(tokens, mask, n_prompt < first, cut_step))
 
     start = stop = first
+    inside = False  # the open window begins inside a step
     for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
         if end - start <= budget:
             stop = end
             continue
         if stop > start:
-            close(start, stop, cut_step=False)
-        start = begin
+            close(start, stop, cut_step=inside)
+        start, inside = begin, end - begin > budget
         while end - start > budget:
-            inside = learnt[(learnt >= start) & (learnt < start + budget)]
-            close(start, int(inside[-1]) + 1, cut_step=True)
-            start = int(learnt[np.searchsorted(learnt, inside[-1], side="right")])
+            taken = learnt[(learnt >= start) & (learnt < start + budget)]
+            close(start, int(taken[-1]) + 1, cut_step=True)
+            start = int(learnt[np.searchsorted(learnt, taken[-1], side="right")])
         stop = end
-    close(start, stop, cut_step=False)
+    close(start, stop, cut_step=inside)
     return windows

@@ -28,10 +28,6 @@ def shared_data() -> Path:
     return path
 
 
-def quiet(done: int, total: int | None, unit: str, note: str = "") -> None:
-    """Progress that nobody watches."""
-
-
 @pytest.fixture(scope="session")
 def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of 4 layers with a byte-level tokenizer."""
@@ -54,19 +50,21 @@ def tiny_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_spans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Span shards of 24 hand-made runs; a quarter of the tasks is held out."""
     from sadstream import SegmentConfig, segment_logs
+    from sadstream.progress import silent
     from tests import tiny
 
     folder = tmp_path_factory.mktemp("stages")
     logs = tiny.write_logs(folder / "runs.jsonl", 24)
-    segment_logs(SegmentConfig(logs=(str(logs),), out=str(folder / "spans"), holdout=0.25, shard_size=20_000), quiet)
+    segment_logs(SegmentConfig(logs=(str(logs),), out=str(folder / "spans"), holdout=0.25, shard_size=20_000), silent)
     return folder / "spans"
 
 
 @pytest.fixture(scope="session")
 def tiny_cache(tmp_path_factory: pytest.TempPathFactory, tiny_spans: Path, tiny_teacher: Path) -> Path:
     """Teacher shards of these runs, 8 ids a token."""
+    from sadstream.progress import silent
     from sadstream.teacher import CacheConfig, cache_teacher
 
     out = tmp_path_factory.mktemp("stages") / "teacher"
-    cache_teacher(CacheConfig(spans=str(tiny_spans), teacher=str(tiny_teacher), out=str(out), top_k=8), quiet)
+    cache_teacher(CacheConfig(spans=str(tiny_spans), teacher=str(tiny_teacher), out=str(out), top_k=8), silent)
     return out

@@ -160,6 +160,14 @@ def test_rust_and_python_recognise_the_same_dialect(text, label):
     assert dialect_of(text) == (found[0] if found else None)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [" Thought: a", "x Action: b", "thought: a", "Thought 1 : a", "Question: q", ">x", "\u2028> x", "Thought １: a"],
+)
+def test_what_is_not_at_a_line_start_or_not_spelt_so_is_no_label(text):
+    assert dialect_of(text) is None
+
+
 # ---- one small record of each format
 
 
@@ -351,6 +359,11 @@ def test_a_notebook_cut_at_any_buffer_end_reads_as_if_it_were_whole(at, as_lines
     assert list(format.read(json.loads(raw), raw)) == list(format.read(json.loads(whole), whole))
 
 
+def test_line_breaks_in_a_notebook_are_kept_as_they_are(tmp_path):
+    text = "Thought: a\r\nAction: b\rc\u2028d"
+    assert read(tmp_path, notebook(text))["text"].to_list() == [text]
+
+
 def test_webshop_runs_are_read_with_instruction_score_and_number(tmp_path):
     for content in (WEBSHOP, notebook(WEBSHOP)):
         rows = read(tmp_path, content)
@@ -367,7 +380,7 @@ def test_webshop_runs_are_read_with_instruction_score_and_number(tmp_path):
         assert "".join(rows["text"]) == WEBSHOP.replace("1 0.5 0.0 0.0\n", "")
 
 
-@settings(max_examples=settings().max_examples // 2)
+@settings(max_examples=settings().max_examples // 4)
 @given(trajectories())
 def test_trajectory_records_are_read_as_they_stand(trajectory):
     from sadstream.formats import native

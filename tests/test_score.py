@@ -9,7 +9,9 @@ from tests.strategies import transcripts
 
 
 def scored(texts, **options):
-    return score(segment(pl.LazyFrame({"text": texts}, schema={"text": pl.String})), **options).collect()
+    return score(segment(pl.LazyFrame({"text": texts}, schema={"text": pl.String})), **options).collect(
+        engine="in-memory"
+    )
 
 
 @given(st.lists(transcripts(), min_size=1, max_size=3))

@@ -13,7 +13,7 @@ from collections import Counter
 import msgspec
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -28,7 +28,7 @@ from sadstream_schemas import Trajectory
 from tests.strategies import texts, trajectories, transcripts
 
 # Each example writes files, and waits for the disk.
-FEW = settings(max_examples=settings().max_examples // 4)
+FEW = settings(max_examples=settings().max_examples // 6)
 
 
 def run(number, question=None):
@@ -330,6 +330,7 @@ def test_a_killed_process_is_continued_to_the_same_bytes(tmp_path):
     assert (out / "journal.jsonl").exists()
     with pytest.raises(ManifestError, match="unfinished"):
         scan_index(out)
+    (out / "shard-000099.tar").write_bytes(b"half of")
     committed = (out / "shard-000000.tar").stat().st_mtime_ns
     cut(logs, out, shard_size=4_000)
     assert (out / "shard-000000.tar").stat().st_mtime_ns == committed
@@ -510,6 +511,9 @@ NATIVE = st.sampled_from(["x", "x~2", "x~3", "y", "log.jsonl#0", "log.jsonl#1", 
 
 @FEW
 @given(st.lists(NATIVE, min_size=1, max_size=8))
+@example(["x~2", "x", "x"])
+@example(["x", "x", "x~2"])
+@example(["log.jsonl#1", None])
 def test_ids_are_unique_whatever_a_log_calls_its_runs(tmp_path_factory, native):
     folder = tmp_path_factory.mktemp("ids")
     lines = [
@@ -606,11 +610,11 @@ def test_memory_does_not_grow_with_the_number_of_trajectories(tmp_path):
         path = tmp_path / f"{n}.jsonl"
         with path.open("w") as file:
             for number in range(n):
-                file.write(json.dumps({"text": run(number) + "word " * 2_000}) + "\n")
+                file.write(json.dumps({"text": run(number) + "word " * 3_000}) + "\n")
         tracemalloc.start()
         cut(path, tmp_path / f"out-{n}", shard_size=1_000_000)
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most
 
-    assert peak(1_600) < 1.5 * peak(800)
+    assert peak(1_200) < 1.4 * peak(600)

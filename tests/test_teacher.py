@@ -7,18 +7,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sadstream import SegmentConfig, iter_samples, scan_index, segment_logs, teacher
+from sadstream import SegmentConfig, ask, iter_samples, models, scan_index, segment_logs, teacher
 from sadstream.codec import decode_teacher_sample
 from sadstream.errors import ConfigError, ManifestError, ModelError, ShardError
 from sadstream.models import load_model, load_tokenizer
+from sadstream.progress import silent
 from sadstream.shards import iter_trajectories
 from sadstream.teacher import CacheConfig, cache_teacher, plan_cache, teacher_index
 from sadstream.tokens import ACT, CONTEXT, REASON
 from tests import tiny
-from tests.conftest import quiet
 
 
-def cache(spans: Path, model: Path, out: Path, progress=quiet, **options) -> dict:
+def cache(spans: Path, model: Path, out: Path, progress=silent, **options) -> dict:
     return cache_teacher(CacheConfig(spans=str(spans), teacher=str(model), out=str(out), top_k=8, **options), progress)
 
 
@@ -90,7 +90,7 @@ def test_the_index_and_the_summary_count_what_the_samples_hold(tiny_cache, tiny_
 
 
 def test_a_finished_folder_is_left_as_it_is(tiny_cache, tiny_spans, tiny_teacher, monkeypatch):
-    monkeypatch.setattr(teacher, "load_model", None)  # would fail if it were called
+    monkeypatch.setattr(models, "load_model", None)  # would fail if it were called
     before = {name: (tiny_cache / name).stat().st_mtime_ns for name in content(tiny_cache)}
     cache(tiny_spans, tiny_teacher, tiny_cache)
     assert {name: (tiny_cache / name).stat().st_mtime_ns for name in content(tiny_cache)} == before
@@ -116,13 +116,13 @@ def test_an_interrupted_run_asks_no_finished_shard_again_and_ends_with_the_same_
 ):
     monkeypatch.setattr(teacher, "_SHARD_TOKENS", 600)
     asked = []
-    ask = teacher._ask
+    real = ask.ask
 
     def counting(model, jobs, top_k):
         asked.extend((job.trajectory.id, job.number) for job in jobs)
-        return ask(model, jobs, top_k)
+        return real(model, jobs, top_k)
 
-    monkeypatch.setattr(teacher, "_ask", counting)
+    monkeypatch.setattr(ask, "ask", counting)
     cache(tiny_spans, tiny_teacher, tmp_path / "undisturbed" / "out")
     n_windows = len(asked)
     asked.clear()
@@ -186,7 +186,7 @@ def test_the_whole_vocabulary_can_be_kept(tiny_spans, tiny_teacher, tmp_path):
     config = CacheConfig(
         spans=str(tiny_spans), teacher=str(tiny_teacher), out=str(tmp_path / "out"), top_k=vocab_size, limit=1
     )
-    cache_teacher(config, quiet)
+    cache_teacher(config, silent)
     (arrays,) = samples_of(tmp_path / "out")
     assert arrays["topk_ids"].shape[1] == vocab_size
     assert (arrays["tail_mass"] == 0).all()
@@ -194,7 +194,7 @@ def test_the_whole_vocabulary_can_be_kept(tiny_spans, tiny_teacher, tmp_path):
 
 def test_a_plan_counts_what_the_run_will_do(tiny_spans, tiny_teacher, tiny_cache):
     config = CacheConfig(spans=str(tiny_spans), teacher=str(tiny_teacher), out="unused", top_k=8)
-    plan = plan_cache(config, quiet)
+    plan = plan_cache(config, silent)
     done = cache(tiny_spans, tiny_teacher, tiny_cache)
     assert (plan["n_windows"], plan["n_tokens"]) == (done["n_samples"], done["n_tokens"])
     assert plan["n_supervised"] == sum(done["n_supervised"].values())
@@ -219,7 +219,7 @@ def test_options_out_of_range_are_refused_and_do_not_spoil_the_folder(
 ):
     out = tmp_path / "out"
     with pytest.raises(ConfigError, match=message):
-        cache_teacher(CacheConfig(spans=str(tiny_spans), teacher=str(tiny_teacher), out=str(out), **options), quiet)
+        cache_teacher(CacheConfig(spans=str(tiny_spans), teacher=str(tiny_teacher), out=str(out), **options), silent)
     assert cache(tiny_spans, tiny_teacher, out, limit=1)["n_samples"] == 1
 
 
@@ -266,7 +266,7 @@ def test_a_teacher_that_says_no_numbers_of_some_window_is_refused_by_the_windows
 
 def test_spans_of_nothing_are_refused(tiny_teacher, tmp_path):
     logs = tiny.write_logs(tmp_path / "runs.jsonl", 2)
-    segment_logs(SegmentConfig(logs=(str(logs),), out=str(tmp_path / "spans"), where="n_steps > 99"), quiet)
+    segment_logs(SegmentConfig(logs=(str(logs),), out=str(tmp_path / "spans"), where="n_steps > 99"), silent)
     with pytest.raises(ConfigError, match="spans: no supervised token in it"):
         cache(tmp_path / "spans", tiny_teacher, tmp_path / "out")
 
@@ -277,7 +277,7 @@ def test_kept_distributions_are_exact_in_float32():
     logits[::5, 20:] = float("-inf")
     logits = torch.cat([logits, logits + 1e4])
     logged = torch.arange(100) % 20
-    ids, logprobs, log_tail, entropy, token_logprobs = teacher.distribution(logits, logged, 32)
+    ids, logprobs, log_tail, entropy, token_logprobs = ask.distribution(logits, logged, 32)
     dense = logits.double().log_softmax(-1)
     torch.testing.assert_close(logprobs.double(), dense.gather(-1, ids), atol=2e-3, rtol=1e-5)
     tail = dense.exp().scatter(-1, ids, 0).sum(-1)

@@ -208,7 +208,21 @@ def test_a_window_is_closed_only_if_the_next_step_does_not_fit(case):
         # The next window's first step ends where the step changes.
         step_stop = opening[np.append(np.flatnonzero(np.diff(steps[opening])), len(opening) - 1)[0]] + 1
         room = max_length - int((window.tokens < np.flatnonzero(supervised)[0]).sum())
-        assert step_stop - begin > room or window.cut_step
+        assert step_stop - begin > room or window.cut_step or after.cut_step
+
+
+@given(supervisions())
+def test_a_window_says_whether_it_begins_or_ends_inside_a_step(case):
+    supervised, steps, max_length = case
+    learnt = np.flatnonzero(supervised)
+    # Steps by their learnt tokens: a number each, also where one number comes twice.
+    number_of = dict(zip(learnt.tolist(), np.cumsum(np.append(0, np.diff(steps[learnt]) != 0)).tolist(), strict=False))
+    windows = cut_windows(supervised, steps, max_length)
+    numbers = [[number_of[token] for token in w.tokens[w.supervised].tolist()] for w in windows]
+    for place, window in enumerate(windows):
+        shared = [numbers[place][0] in numbers[place - 1]] if place else []
+        shared += [numbers[place][-1] in numbers[place + 1]] if place + 1 < len(windows) else []
+        assert window.cut_step == any(shared)
 
 
 @given(supervisions())

@@ -15,16 +15,18 @@ from safetensors.torch import load_file
 from sadstream import SegmentConfig, checkpoints, scan_index, segment_logs
 from sadstream.codec import decode_teacher_sample
 from sadstream.errors import ConfigError, ManifestError, ModelError, SadstreamError
+from sadstream.loop import schedule
 from sadstream.losses import hard_loss, soft_loss
 from sadstream.models import load_model
+from sadstream.progress import silent
 from sadstream.shards import iter_samples
 from sadstream.teacher import CacheConfig, cache_teacher
-from sadstream.train import TrainConfig, _schedule, _toml, read_config, train
+from sadstream.train import TrainConfig, read_config, train
+from sadstream.train_config import to_toml
 from tests import tiny
-from tests.conftest import quiet
 
 
-def run(cache: Path, student: Path, out: Path, progress=quiet, **options) -> dict:
+def run(cache: Path, student: Path, out: Path, progress=silent, **options) -> dict:
     wanted = {"batch_tokens": 600, "updates": 3, "lr": 1e-3, **options}
     return train(TrainConfig(shards=str(cache), student=str(student), out=str(out), **wanted), progress)
 
@@ -247,7 +249,7 @@ def test_a_parameter_that_no_gradient_reaches_does_not_spoil_a_checkpoint(tmp_pa
     optimizer = torch.optim.AdamW(model.parameters())
     model["used"](torch.ones(3)).sum().backward()
     optimizer.step()
-    state = checkpoints.State(update=1, n_tokens=3, n_padded=4, eval_before=None, metrics=[{"update": 1, "loss": 0.5}])
+    state = checkpoints.State(update=1, n_tokens=3, n_padded=4, n_metrics_bytes=9, eval_before={"act_kl": 0.1})
     checkpoints.save(tmp_path, model, optimizer, state)
     other = torch.nn.ModuleDict({"used": torch.nn.Linear(3, 3), "idle": torch.nn.Linear(3, 3)})
     other_optimizer = torch.optim.AdamW(other.parameters())
@@ -268,7 +270,7 @@ def full_cache(tmp_path_factory, tiny_spans, tiny_teacher):
     """Teacher shards with all positions."""
     out = tmp_path_factory.mktemp("full") / "cache"
     config = CacheConfig(spans=str(tiny_spans), teacher=str(tiny_teacher), out=str(out), top_k=8, positions="all")
-    cache_teacher(config, quiet)
+    cache_teacher(config, silent)
     return out
 
 
@@ -303,7 +305,7 @@ def test_a_head_padded_to_another_size_serves_while_it_has_the_teachers_ids(tiny
     narrow = tiny.save_model(tiny.llama_config(vocab_size), tmp_path / "narrow")
     assert run(tiny_cache, wide, tmp_path / "run")["n_updates"] == 3
     cache_teacher(
-        CacheConfig(spans=str(tiny_spans), teacher=str(wide), out=str(tmp_path / "cache"), top_k=32, limit=12), quiet
+        CacheConfig(spans=str(tiny_spans), teacher=str(wide), out=str(tmp_path / "cache"), top_k=32, limit=12), silent
     )
     with pytest.raises(ModelError, match=rf"the teacher's ids reach 3\d\d, and the student's head has {vocab_size}"):
         run(tmp_path / "cache", narrow, tmp_path / "other")
@@ -335,9 +337,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_samples(tiny_cache
 
 def test_nothing_to_train_on_is_refused(tiny_cache, tiny_student, tiny_spans, tiny_teacher, tmp_path):
     logs = tiny.write_logs(tmp_path / "runs.jsonl", 2)
-    segment_logs(SegmentConfig(logs=(str(logs),), out=str(tmp_path / "spans"), holdout=0.999999), quiet)
+    segment_logs(SegmentConfig(logs=(str(logs),), out=str(tmp_path / "spans"), holdout=0.999999), silent)
     cache_teacher(
-        CacheConfig(spans=str(tmp_path / "spans"), teacher=str(tiny_teacher), out=str(tmp_path / "cache")), quiet
+        CacheConfig(spans=str(tmp_path / "spans"), teacher=str(tiny_teacher), out=str(tmp_path / "cache")), silent
     )
     with pytest.raises(ConfigError, match="no sample in the training split"):
         run(tmp_path / "cache", tiny_student, tmp_path / "run")
@@ -345,9 +347,9 @@ def test_nothing_to_train_on_is_refused(tiny_cache, tiny_student, tiny_spans, ti
 
 def test_a_run_without_held_out_split_has_no_measures_of_it(tiny_student, tiny_teacher, tmp_path):
     logs = tiny.write_logs(tmp_path / "runs.jsonl", 3)
-    segment_logs(SegmentConfig(logs=(str(logs),), out=str(tmp_path / "spans"), holdout=0), quiet)
+    segment_logs(SegmentConfig(logs=(str(logs),), out=str(tmp_path / "spans"), holdout=0), silent)
     cache_teacher(
-        CacheConfig(spans=str(tmp_path / "spans"), teacher=str(tiny_teacher), out=str(tmp_path / "cache")), quiet
+        CacheConfig(spans=str(tmp_path / "spans"), teacher=str(tiny_teacher), out=str(tmp_path / "cache")), silent
     )
     summary = run(tmp_path / "cache", tiny_student, tmp_path / "run", updates=0, epochs=2, batch_tokens=1)
     assert summary["eval_before"] is summary["eval_after"] is summary["eval_unigram"] is None
@@ -386,7 +388,7 @@ REQUIRED = {"shards": "a", "student": "b", "out": "c"}
 )
 def test_a_saved_config_is_read_back_as_it_was(tmp_path, **options):
     config = TrainConfig(**{**REQUIRED, **options})
-    (tmp_path / "config.toml").write_text(_toml(msgspec.to_builtins(config)), encoding="utf-8")
+    (tmp_path / "config.toml").write_text(to_toml(msgspec.to_builtins(config)), encoding="utf-8")
     assert read_config(str(tmp_path / "config.toml"), {}) == config
 
 
@@ -417,7 +419,7 @@ def test_a_config_file_with_a_slip_is_named(tmp_path, text, message, hint):
 
 @given(st.integers(1, 300), st.floats(0, 1))
 def test_the_rate_rises_then_falls_and_is_never_nothing(n_updates, warmup):
-    rates = [_schedule(update, n_updates, warmup) for update in range(n_updates)]
+    rates = [schedule(update, n_updates, warmup) for update in range(n_updates)]
     top = int(np.argmax(rates))
     assert max(rates) <= 1 and min(rates) > 0
     assert all(a < b for a, b in pairwise(rates[: top + 1]))

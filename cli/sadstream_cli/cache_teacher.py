@@ -39,10 +39,9 @@ def command(as_json: bool, dry_run: bool, **options: Any) -> None:
     Example:
       sadstream cache-teacher spans --teacher smollm2-135m --out teacher
     """
-    progress = ProgressLine()
-    progress(0, None, "tokens", "loading torch")
     from sadstream.teacher import CacheConfig, cache_teacher, plan_cache
 
+    progress = ProgressLine()
     config = CacheConfig(**options)
     summary = plan_cache(config, progress) if dry_run else cache_teacher(config, progress)
     progress.close()

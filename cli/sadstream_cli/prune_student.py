@@ -19,10 +19,9 @@ def command(model: str, layers: int, out: str, as_json: bool) -> None:
     Example:
       sadstream prune-student smollm2-135m --layers 10 --out student
     """
-    progress = ProgressLine()
-    progress(0, None, "layers", "loading torch and the model")
-    from sadstream.models import prune_student
+    from sadstream.prune import prune_student
 
+    progress = ProgressLine()
     summary = prune_student(model, out, layers=layers, on_note=lambda note: progress(0, None, "layers", note))
     progress.close()
     if as_json:

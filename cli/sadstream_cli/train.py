@@ -73,11 +73,10 @@ def command(ctx: click.Context, as_json: bool, config: str, **options: Any) -> N
     Example:
       sadstream train teacher --student student --out run --epochs 3 --batch-tokens 1024 --lr 1e-3
     """
-    progress = ProgressLine()
-    progress(0, None, "updates", "loading torch")
     from sadstream.inspect import run_tables
     from sadstream.train import read_config, train
 
+    progress = ProgressLine()
     given = {
         name: value
         for name, value in options.items()

@@ -1,10 +1,10 @@
 """Pieces of a message-born trajectory and how each is rendered as text: the one place that knows.
 
-    Thought: ...            what the agent thinks
-    Action: name(arguments) a tool call, arguments exactly as logged
-    Answer: ...             what the agent says to the user
-    Observation: ...        what comes back
-    ...                     prompt, task, reminders: as they stand
+Thought: ...            what the agent thinks
+Action: name(arguments) a tool call, arguments exactly as logged
+Answer: ...             what the agent says to the user
+Observation: ...        what comes back
+...                     prompt, task, reminders: as they stand
 """
 
 from typing import Any

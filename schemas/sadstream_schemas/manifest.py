@@ -31,6 +31,9 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sadstream_version: str
     config: Annotated[dict[str, Any], Meta(description="The options that decide the content.")]
     config_hash: str
+    resolved: Annotated[dict[str, Any], Meta(description="What options such as `auto` came to mean.")] = field(
+        default_factory=dict
+    )
     inputs: list[InputFile]
     shards: list[Shard] = field(default_factory=list)
     files: Annotated[dict[str, str], Meta(description="Other files that belong to the stage: name to sha256.")] = field(

@@ -1,0 +1,205 @@
+"""The training loop, from top to bottom."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from sadstream import checkpoints
+from sadstream.curves import draw_curves
+from sadstream.errors import ConfigError, SadstreamError
+from sadstream.losses import hard_loss, soft_loss, span_weights, weighted_loss
+from sadstream.manifest import StageFolder, write_atomically, writing
+from sadstream.measure import measure, measure_unigram
+from sadstream.models import (
+    head_of,
+    head_parameters,
+    hidden_states,
+    load_model,
+    load_tokenizer,
+    pick_device,
+    pick_dtype,
+    save_model,
+)
+from sadstream.progress import Progress
+from sadstream.shards import scan_index
+from sadstream.stream import Batch, Split, plan_updates
+from sadstream.train_config import METRICS, TrainConfig, is_over_everything
+
+
+def run_updates(
+    config: TrainConfig, student: Path, folder: StageFolder, progress: Progress
+) -> tuple[dict[str, Any], float | None]:
+    """Train, from the last checkpoint if there is one, and write curves and model.
+
+    Returns:
+        The run's totals, and real tokens a second (None if nothing was left to train).
+    Raises:
+        SadstreamError: the loss is not a number; the samples are named and the last checkpoint stays.
+    """
+    out, shards = folder.path, Path(config.shards)
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, device)
+    folder.resolve({"device": device.type, "dtype": str(dtype).removeprefix("torch.")})
+    budget = config.micro_batch_tokens or (1 if device.type == "cpu" else 16_384)
+    autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+    model = load_model(student, device, torch.float32)
+    vocab_size = int(model.get_output_embeddings().weight.shape[0])
+    index = scan_index(shards).collect()
+    everything = is_over_everything(config)
+    training, held_out = (
+        Split(shards, index, split, everything=everything, vocab_size=vocab_size) for split in ("train", "holdout")
+    )
+    if not len(training):
+        raise ConfigError(f"{shards}: no sample in the training split", hint="segment with a smaller --holdout")
+    updates = plan_run(config, training)
+    loss = hard_loss if config.objective == "imitation" else soft_loss(config.divergence)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), config.lr, (0.9, 0.95), weight_decay=config.weight_decay, fused=device.type == "cuda"
+    )
+
+    state = checkpoints.load_last(out / "checkpoints", model, optimizer)
+    if state is None:
+        progress(0, len(updates), "updates", "measuring the held-out split")
+        before = measure(model, held_out, budget=budget, device=device, dtype=dtype)
+        state = checkpoints.State(update=0, n_tokens=0, n_padded=0, n_metrics_bytes=0, eval_before=before)
+    metrics = out / METRICS
+    # What was logged after the checkpoint is logged again.
+    write_atomically(metrics, metrics.read_bytes()[: state.n_metrics_bytes] if state.update else b"")
+
+    begin, tokens_before = time.monotonic(), state.n_tokens
+    model.train()
+    for number in range(state.update, len(updates)):
+        # Whatever is random inside the model depends on the update alone, so a continued run repeats it.
+        torch.manual_seed(config.seed * 1_000_003 + number)
+        rate = config.lr * schedule(number, len(updates), config.warmup)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+        batches = list(training.batches(updates[number], budget, device))
+        n_reason, n_act, n_other = _counts(batches)
+        total, reason, act = 0.0, 0.0, 0.0
+        for batch in batches:
+            weights_N = _weights(config, batch, n_reason, n_act, n_other)
+            with autocast:
+                hidden_NH = hidden_states(model, batch.input_ids_BT)[batch.window_N, batch.position_N]
+                value, loss_N = weighted_loss(
+                    hidden_NH,
+                    weights_N,
+                    batch.targets,
+                    head=head_of(model),
+                    parameters=head_parameters(model),
+                    loss=loss,
+                )
+            value.backward()
+            total += float(value.detach())
+            reason += float(loss_N[batch.is_reason_N].double().sum()) / max(1, n_reason)
+            act += float(loss_N[batch.is_act_N].double().sum()) / max(1, n_act)
+        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip))
+        if not math.isfinite(total) or not math.isfinite(norm):
+            raise SadstreamError(
+                f"update {number + 1}: the loss is {total} (gradient norm {norm}); samples "
+                f"{', '.join(key for batch in batches for key in batch.keys[:3])}",
+                hint=f"the last checkpoint in {out / 'checkpoints'} is whole; a smaller --lr may help",
+            )
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+        n_tokens = state.n_tokens + sum(batch.n_tokens for batch in batches)
+        row = {"update": number + 1, "loss": total, "reason_loss": reason, "act_loss": act}
+        row |= {"lr": rate, "gradient_norm": norm, "n_tokens": n_tokens}
+        line = msgspec.json.encode(row) + b"\n"
+        with writing(metrics), metrics.open("ab") as file:
+            file.write(line)
+        state = state._replace(
+            update=number + 1,
+            n_tokens=n_tokens,
+            n_padded=state.n_padded + sum(batch.input_ids_BT.numel() for batch in batches),
+            n_metrics_bytes=state.n_metrics_bytes + len(line),
+        )
+        speed = (n_tokens - tokens_before) / (time.monotonic() - begin)
+        progress(number + 1, len(updates), "updates", f"reason {reason:.3f} act {act:.3f} nats, {speed:.0f} tokens/s")
+        if (number + 1) % config.save_every == 0 and number + 1 < len(updates):
+            checkpoints.save(out / "checkpoints", model, optimizer, state)
+    seconds = time.monotonic() - begin
+
+    progress(len(updates), len(updates), "updates", "measuring the held-out split")
+    after = measure(model, held_out, budget=budget, device=device, dtype=dtype)
+    unigram = measure_unigram(training, held_out, vocab_size)
+    save_model(model, load_tokenizer(student), out / "model")
+    draw_curves(_rows(metrics), state.eval_before, after, unigram, out / "curves.png")
+    totals = {
+        "n_updates": len(updates),
+        "n_tokens": state.n_tokens,
+        "n_train": len(training),
+        "n_holdout": len(held_out),
+        "eval_before": state.eval_before,
+        "eval_after": after,
+        "eval_unigram": unigram,
+        "padding_share": round(1 - state.n_tokens / max(1, state.n_padded), 4),
+    }
+    n_new = state.n_tokens - tokens_before
+    return totals, round(n_new / seconds, 1) if n_new else None
+
+
+def plan_run(config: TrainConfig, training: Split) -> list[list[int]]:
+    """Which samples each update of a run takes: a pure function of options and index."""
+    complexity = training.rows.select(
+        config.alpha * pl.col("n_supervised_reason")
+        + config.beta * pl.col("n_supervised_act")
+        + config.gamma * pl.col("entropy")
+    )
+    difficulty = complexity.to_series().to_numpy().astype(np.float64)
+    updates: list[list[int]] = []
+    epoch = 0
+    while len(updates) < config.updates if config.updates else epoch < config.epochs:
+        updates += plan_updates(
+            training.n_tokens,
+            difficulty,
+            seed=config.seed,
+            epoch=epoch,
+            batch_tokens=config.batch_tokens,
+            curriculum=config.curriculum,
+        )
+        epoch += 1
+    return updates[: config.updates] if config.updates else updates
+
+
+def schedule(update: int, n_updates: int, warmup: float) -> float:
+    """Share of the peak rate: a linear rise, then a cosine that ends at 0."""
+    rise = max(1, round(n_updates * warmup))
+    if update < rise:
+        return (update + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (update - rise) / max(1, n_updates - rise)))
+
+
+def _counts(batches: list[Batch]) -> tuple[int, int, int]:
+    n_reason = sum(int(batch.is_reason_N.sum()) for batch in batches)
+    n_act = sum(int(batch.is_act_N.sum()) for batch in batches)
+    return n_reason, n_act, sum(len(batch.is_act_N) for batch in batches) - n_reason - n_act
+
+
+def _weights(config: TrainConfig, batch: Batch, n_reason: int, n_act: int, n_other: int) -> Tensor:
+    """What each token counts for: the one place where the objectives differ, beside the token's loss itself."""
+    if config.objective == "token-kd":
+        return torch.full_like(batch.targets["tail_mass"], 1 / max(1, n_reason + n_act + n_other))
+    return span_weights(
+        batch.is_reason_N,
+        batch.is_act_N,
+        n_reason=n_reason,
+        n_act=n_act,
+        reduction=config.reduction,
+        lambda_reason=config.lambda_reason,
+        lambda_act=config.lambda_act,
+    )
+
+
+def _rows(metrics: Path) -> list[dict[str, float]]:
+    return [msgspec.json.decode(line) for line in metrics.read_bytes().split(b"\n")[:-1]]

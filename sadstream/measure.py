@@ -1,0 +1,83 @@
+"""Held-out measures: how far a student is from its teacher, and how far the best unigram is."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sadstream.losses import hard_loss, soft_loss, token_losses
+from sadstream.models import head_of, hidden_states
+from sadstream.stream import Split
+from sadstream.unigram import fit_unigram, unigram_kl
+
+_UNIGRAM_TOKENS = 2_000_000
+
+
+@torch.no_grad()
+def measure(
+    model: Any, split: Split, *, budget: int, device: torch.device, dtype: torch.dtype
+) -> dict[str, float] | None:
+    """Means over a split's tokens of each kind; None where the split is empty.
+
+    Returns:
+        For `reason` and `act`: `KIND_kl` (forward, nats), `KIND_ce` (of the logged tokens, nats), `KIND_top1` (share
+        of tokens whose likeliest id is the teacher's).
+    """
+    if not len(split):
+        return None
+    losses = {"kl": soft_loss("forward-kl"), "ce": hard_loss, "top1": _top1}
+    sums: dict[str, float] = {}
+    counts = {"reason": 0, "act": 0}
+    was_training = model.training
+    model.eval()
+    for batch in split.batches(range(len(split)), budget, device):
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            hidden_NH = hidden_states(model, batch.input_ids_BT)[batch.window_N, batch.position_N]
+            values = token_losses(hidden_NH, batch.targets, head=head_of(model), losses=losses)
+        for kind, mask in (("reason", batch.is_reason_N), ("act", batch.is_act_N)):
+            counts[kind] += int(mask.sum())
+            for name, value_N in values.items():
+                sums[f"{kind}_{name}"] = sums.get(f"{kind}_{name}", 0.0) + float(value_N[mask].double().sum())
+    model.train(was_training)
+    return {name: value / max(1, counts[name.split("_")[0]]) for name, value in sums.items()}
+
+
+def _top1(logits_NV: Tensor, targets: dict[str, Tensor]) -> Tensor:
+    return (logits_NV.argmax(-1) == targets["topk_ids"][:, 0]).float()
+
+
+def measure_unigram(training: Split, held_out: Split, vocab_size: int) -> dict[str, float] | None:
+    """KL of the teacher to the best unigram of each kind, fitted on one split and measured on the other.
+
+    Returns:
+        `reason_kl` and `act_kl`, nats a token; None where nothing is held out.
+    """
+    if not len(held_out):
+        return None
+    fitted, measured = (_tokens_by_kind(split) for split in (training, held_out))
+    result = {}
+    for kind in ("reason", "act"):
+        ids, probs, tail = fitted[kind]
+        unigram = fit_unigram(ids, probs, tail, vocab_size)
+        ids, probs, tail = measured[kind]
+        values = unigram_kl(unigram, ids, probs, tail)
+        result[f"{kind}_kl"] = float(values.mean()) if len(values) else 0.0
+    return result
+
+
+def _tokens_by_kind(split: Split) -> dict[str, list[NDArray[Any]]]:
+    """topk_ids, probabilities and tail mass of a split's tokens, of the first two million at most."""
+    parts: dict[str, list[list[NDArray[Any]]]] = {"reason": [], "act": []}
+    n_tokens = 0
+    for batch in split.batches(range(len(split)), 1, torch.device("cpu")):
+        for kind, mask in (("reason", batch.is_reason_N), ("act", batch.is_act_N)):
+            ids, logprobs, tail = (
+                batch.targets[name][mask].numpy() for name in ("topk_ids", "topk_logprobs", "tail_mass")
+            )
+            parts[kind].append([ids, np.exp(logprobs), tail])
+        n_tokens += len(batch.is_act_N)
+        if n_tokens > _UNIGRAM_TOKENS:
+            break
+    return {kind: [np.concatenate(column) for column in zip(*rows, strict=True)] for kind, rows in parts.items()}

@@ -1,0 +1,137 @@
+"""Options of `train`: from flags and TOML, and whether they make sense."""
+
+import difflib
+import math
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from sadstream.errors import ConfigError
+
+Objective = Literal["sad", "token-kd", "imitation"]
+KdTokens = Literal["agent", "all"]
+Divergence = Literal["forward-kl", "reverse-kl", "jsd"]
+Reduction = Literal["sum", "mean"]
+Curriculum = Literal["none", "complexity"]
+METRICS = "metrics.jsonl"
+
+
+class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options of `train`. A TOML file may hold them under the same names.
+
+    Attributes:
+        shards: folder of teacher shards. out: folder for the run.
+        student: a model, as `model_files.resolve_model` takes it.
+        objective: `sad` (a divergence per span kind), `token-kd` (over tokens, without spans), `imitation`
+            (cross-entropy on what was logged).
+        kd_tokens: of `token-kd`: `agent` or `all`, which needs a cache made with `--positions all`.
+        divergence, reduction, lambda_reason, lambda_act: of the loss; docs/method.md has the formulas.
+        curriculum: `none`, or `complexity`: each epoch goes from easy to hard.
+        alpha, beta, gamma: complexity = alpha * reason tokens + beta * act tokens + gamma * teacher's entropy (nats).
+        updates: optimiser steps; 0 is as many as `epochs` take. epochs: passes over the training split.
+        batch_tokens: real tokens an update. micro_batch_tokens: padded tokens side by side; 0 is one window at a time
+            on a CPU, 16384 on a GPU.
+        lr, warmup, weight_decay, clip: AdamW's peak rate; share of updates that it rises to it (then a cosine to 0);
+            decay; largest gradient norm.
+        save_every: updates between checkpoints, of which the last two are kept.
+    """
+
+    shards: str
+    student: str
+    out: str
+    objective: Objective = "sad"
+    kd_tokens: KdTokens = "agent"
+    divergence: Divergence = "forward-kl"
+    reduction: Reduction = "sum"
+    lambda_reason: float = 1.0
+    lambda_act: float = 1.0
+    curriculum: Curriculum = "none"
+    alpha: float = 1.0
+    beta: float = 1.0
+    gamma: float = 1.0
+    updates: int = 0
+    epochs: int = 1
+    batch_tokens: int = 8192
+    micro_batch_tokens: int = 0
+    lr: float = 1e-4
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+    save_every: int = 200
+
+
+def read_config(file: str, overrides: dict[str, Any]) -> TrainConfig:
+    """Options from a TOML file (if named), with those given by flag on top.
+
+    Raises:
+        ConfigError: no such file, not TOML, an unknown key (near misses are named) or a value of the wrong type.
+    """
+    values: dict[str, Any] = {}
+    if file:
+        try:
+            values = tomllib.loads(Path(file).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{file}: {error.strerror}", hint="check the path") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file}: not TOML: {error}", hint="key = value, a line each") from error
+        _refuse_unknown(file, values)
+    try:
+        return msgspec.convert({**values, **overrides}, TrainConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{file or 'options'}: {error}", hint="see `sadstream train --help`") from error
+
+
+def _refuse_unknown(file: str, values: dict[str, Any]) -> None:
+    for key in values:
+        if key not in TrainConfig.__struct_fields__:
+            near = difflib.get_close_matches(key, TrainConfig.__struct_fields__, 3, 0.6)
+            raise ConfigError(
+                f"{file}: unknown key {key!r}",
+                hint=f"did you mean {' or '.join(near)}?" if near else "`sadstream train --help` lists them",
+            )
+
+
+def is_over_everything(config: TrainConfig) -> bool:
+    """Whether prompt and observations are learnt too."""
+    return config.objective == "token-kd" and config.kd_tokens == "all"
+
+
+def check(config: TrainConfig) -> None:
+    """Refuse options out of range.
+
+    Raises:
+        ConfigError: names the first.
+    """
+    for name in ("objective", "kd_tokens", "divergence", "reduction", "curriculum"):
+        allowed = _ALLOWED[name]
+        if getattr(config, name) not in allowed:
+            flag = name.replace("_", "-")
+            raise ConfigError(f"--{flag} {getattr(config, name)}: unknown", hint=f"one of: {', '.join(allowed)}")
+    least = {"updates": 0, "epochs": 1, "batch_tokens": 1, "micro_batch_tokens": 0, "save_every": 1, "seed": 0}
+    for name, value in least.items():
+        if getattr(config, name) < value:
+            raise ConfigError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least {value}")
+    for name in ("lr", "warmup", "weight_decay", "clip", "lambda_reason", "lambda_act"):
+        number = getattr(config, name)
+        if not math.isfinite(number) or number < 0 or (name == "warmup" and number > 1):
+            raise ConfigError(f"--{name.replace('_', '-')} {number}: out of range", hint="see `sadstream train --help`")
+
+
+_ALLOWED = {
+    "objective": ("sad", "token-kd", "imitation"),
+    "kd_tokens": ("agent", "all"),
+    "divergence": ("forward-kl", "reverse-kl", "jsd"),
+    "reduction": ("sum", "mean"),
+    "curriculum": ("none", "complexity"),
+}
+
+
+def to_toml(options: dict[str, Any]) -> str:
+    """Flat options as TOML; its strings, numbers and booleans are written as JSON writes them, delete excepted."""
+    lines = [f"{name} = {msgspec.json.encode(value).decode()}\n" for name, value in options.items()]
+    return "".join(lines).replace("\x7f", "\\u007f")
