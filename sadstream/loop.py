@@ -1,6 +1,7 @@
 """The training loop, from top to bottom."""
 
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from sadstream import checkpoints
 from sadstream.curves import draw_curves
-from sadstream.errors import ConfigError, SadstreamError
+from sadstream.errors import ConfigError, ManifestError, SadstreamError
 from sadstream.losses import hard_loss, soft_loss, span_weights, weighted_loss
 from sadstream.manifest import StageFolder, write_atomically, writing
 from sadstream.measure import measure, measure_unigram
@@ -71,8 +72,7 @@ def run_updates(
         before = measure(model, held_out, budget=budget, device=device, dtype=dtype)
         state = checkpoints.State(update=0, n_tokens=0, n_padded=0, n_metrics_bytes=0, eval_before=before)
     metrics = out / METRICS
-    # What was logged after the checkpoint is logged again.
-    write_atomically(metrics, metrics.read_bytes()[: state.n_metrics_bytes] if state.update else b"")
+    _cut_back(metrics, state.n_metrics_bytes)
 
     begin, tokens_before = time.monotonic(), state.n_tokens
     model.train()
@@ -118,6 +118,8 @@ def run_updates(
         line = msgspec.json.encode(row) + b"\n"
         with writing(metrics), metrics.open("ab") as file:
             file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
         state = state._replace(
             update=number + 1,
             n_tokens=n_tokens,
@@ -199,6 +201,16 @@ def _weights(config: TrainConfig, batch: Batch, n_reason: int, n_act: int, n_oth
         lambda_reason=config.lambda_reason,
         lambda_act=config.lambda_act,
     )
+
+
+def _cut_back(metrics: Path, n_bytes: int) -> None:
+    """Drop what was logged after the checkpoint: it will be logged again."""
+    logged = metrics.read_bytes() if metrics.exists() else b""
+    if len(logged) < n_bytes:
+        raise ManifestError(
+            f"{metrics}: shorter than the checkpoint says", hint="delete the run's folder and train again"
+        )
+    write_atomically(metrics, logged[:n_bytes])
 
 
 def _rows(metrics: Path) -> list[dict[str, float]]:

@@ -79,8 +79,8 @@ def cut_windows(supervised: Bools, steps: NDArray[np.int32], max_length: int) ->
     """Cut a trajectory's tokens into windows of at most `max_length`, at step boundaries.
 
     Each window repeats the prompt (all before the first supervised token; its end, if it takes over half of a
-    window). Tokens after a window's last supervised one are left out: nothing is learnt from them. A single step
-    that is too long is cut inside.
+    window), then what the window's first step reacts to, as far as it fits. Tokens after a window's last supervised
+    one are left out: nothing is learnt from them. A single step that is too long is cut inside.
 
     Args:
         supervised: bool [T]. steps: int32 [T].
@@ -116,7 +116,9 @@ def cut_windows(supervised: Bools, steps: NDArray[np.int32], max_length: int) ->
             continue
         if stop > start:
             close(start, stop, cut_step=inside)
-        start, inside = begin, end - begin > budget
+        inside = end - begin > budget
+        # What the step reacts to comes along, its end first if it does not all fit.
+        start = begin if inside else max(stop, end - budget)
         while end - start > budget:
             taken = learnt[(learnt >= start) & (learnt < start + budget)]
             close(start, int(taken[-1]) + 1, cut_step=True)

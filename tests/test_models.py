@@ -119,8 +119,8 @@ def test_kept_layers_are_evenly_spaced_with_first_and_last(case):
 
 
 def test_pruning_all_layers_away_or_more_than_there_are_is_refused(tiny_teacher, tmp_path):
-    for layers, message in ((0, "at least 1"), (5, ".* has 4")):
-        with pytest.raises(ConfigError, match=f"--layers {layers}: {message}"):
+    for layers in (0, 5):
+        with pytest.raises(ConfigError, match=f"--layers {layers}: .* has 4"):
             prune_student(str(tiny_teacher), str(tmp_path / "student"), layers=layers, on_note=no_note)
     # A slip with the number does not spoil the folder.
     assert prune_student(str(tiny_teacher), str(tmp_path / "student"), layers=4, on_note=no_note)["layers_kept"]
