@@ -204,11 +204,26 @@ def test_a_window_is_closed_only_if_the_next_step_does_not_fit(case):
     supervised, steps, max_length = case
     windows = cut_windows(supervised, steps, max_length)
     for window, after in pairwise(windows):
-        begin, opening = window.tokens[window.supervised][0], after.tokens[after.supervised]
+        first = np.flatnonzero(supervised)[0]
+        begin, opening = window.tokens[window.tokens >= first][0], after.tokens[after.supervised]
         # The next window's first step ends where the step changes.
         step_stop = opening[np.append(np.flatnonzero(np.diff(steps[opening])), len(opening) - 1)[0]] + 1
-        room = max_length - int((window.tokens < np.flatnonzero(supervised)[0]).sum())
+        room = max_length - int((window.tokens < first).sum())
         assert step_stop - begin > room or window.cut_step or after.cut_step
+
+
+@given(supervisions())
+def test_a_window_s_first_step_comes_with_what_it_reacts_to_as_far_as_that_fits(case):
+    supervised, steps, max_length = case
+    windows = cut_windows(supervised, steps, max_length)
+    for before, window in pairwise(windows):
+        if window.cut_step:
+            continue
+        first = np.flatnonzero(supervised)[0]
+        learnt = window.tokens[window.supervised]
+        step_stop = learnt[np.append(np.flatnonzero(np.diff(steps[learnt])), len(learnt) - 1)[0]] + 1
+        room = max_length - int((window.tokens < first).sum())
+        assert window.tokens[window.tokens >= first][0] == max(before.tokens[-1] + 1, step_stop - room)
 
 
 @given(supervisions())
