@@ -4,10 +4,12 @@ import sys
 
 import polars as pl
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import sadstream
 
+transformers.utils.logging.disable_progress_bar()
 model_folder, spans = sys.argv[1:3]
 held_out = sadstream.scan_index(spans).filter(pl.col("split") == "holdout").select("id").collect()["id"]
 rows = sadstream.scan_shards(spans).filter(pl.col("id").is_in(held_out.implode())).collect()

@@ -1,5 +1,7 @@
 """Teachers and students as torch modules: loading without unpickling, the way through the head, pruning."""
 
+import contextlib
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +26,9 @@ def convert_gguf(file: Path, target: Path) -> None:
         ModelError: a package that reading it needs is missing.
     """
     try:
-        model, tokenizer = _load_gguf(file)
+        # The reader draws bars of its own, whatever transformers was told.
+        with contextlib.redirect_stderr(io.StringIO()):
+            model, tokenizer = _load_gguf(file)
     except ImportError as error:
         raise ModelError(
             f"{file.name}: {error}", hint="pip install 'sadstream[embedded]' (gguf, accelerate)"
@@ -46,8 +50,6 @@ def _load_gguf(path: Path) -> tuple[Any, Any]:
 
 def _quiet() -> Any:
     """Keep transformers' own progress bars and advice off the terminal."""
-    import contextlib
-
     import transformers
 
     @contextlib.contextmanager

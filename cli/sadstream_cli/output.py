@@ -1,6 +1,7 @@
 """What commands print: progress on stderr, summaries on stdout."""
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterable
@@ -23,9 +24,12 @@ class ProgressLine:
         self._shown_at = 0.0 if self._live else self._begin
         self._note = ""
         self._width = 0
+        self._counting: tuple[float, int] | None = None  # when the count began, and at what
 
     def __call__(self, done: int, total: int | None, unit: str, note: str = "") -> None:
         now = time.monotonic()
+        if total and self._counting is None:
+            self._counting = (now, done)
         stage = note.split(",")[0] if not done else self._note
         is_new = stage != self._note
         if now - self._shown_at < _EVERY_SECONDS[self._live] and not (is_new and not self._live) and done != total:
@@ -33,20 +37,28 @@ class ProgressLine:
         if done == total and not self._live and now - self._shown_at < 1.0:
             return
         self._shown_at, self._note = now, stage
-        text = self._text(done, total, unit, note, now - self._begin)
+        text = self._text(done, total, unit, note, self._seconds_left(done, total, now))
         if self._live:
+            text = text[: shutil.get_terminal_size().columns - 1]
             click.echo("\r" + text.ljust(self._width), err=True, nl=False)
             self._width = len(text)
         else:
             click.echo(text, err=True)
 
-    def _text(self, done: int, total: int | None, unit: str, note: str, seconds: float) -> str:
+    def _seconds_left(self, done: int, total: int | None, now: float) -> float | None:
+        if not total or self._counting is None:
+            return None
+        begin, before = self._counting
+        worked = done - before
+        return (now - begin) / worked * (total - done) if worked > 0 and done < total else None
+
+    def _text(self, done: int, total: int | None, unit: str, note: str, seconds_left: float | None) -> str:
         if not total:
             count = f"{_quantity(done)} {unit}  " if done else ""
             return f"{count}{note}"
         share = min(1.0, done / total)
         bar = "#" * round(share * _BAR)
-        left = f", {_duration(seconds / share - seconds)} left" if 0.02 < share < 1 else ""
+        left = "" if seconds_left is None else f", {_duration(seconds_left)} left"
         return f"[{bar:<{_BAR}}] {share:4.0%} {_quantity(done)}/{_quantity(total)} {unit}{left}  {note}"
 
     def close(self) -> None:
