@@ -3,6 +3,7 @@
 Reading, cutting, scoring and shards need no torch; training is `from sadstream.train import train`.
 """
 
+from sadstream.codec import decode_teacher_sample
 from sadstream.errors import SadstreamError
 from sadstream.logs import scan_logs
 from sadstream.score import score
@@ -20,6 +21,7 @@ __all__ = [
     "TeacherSample",
     "Trajectory",
     "__version__",
+    "decode_teacher_sample",
     "iter_samples",
     "scan_index",
     "scan_logs",
