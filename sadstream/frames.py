@@ -14,8 +14,28 @@ OUTCOME = pl.Struct(
 )
 
 # A piece is what a format knows before the text is cut. `kind` null: the row's dialect cuts it by its labels.
-# `suffix` is what rendering adds and the log does not hold.
-PIECE = pl.Struct({"kind": pl.String, "author": pl.String, "message": pl.Int64, "text": pl.String, "suffix": pl.String})
+# Rendering adds `prefix` and `suffix`, which the log does not hold; `arguments_start` and `arguments_stop` count within
+# `text`; `opaque` and `extra` hold JSON text. All but `text` may be null.
+PIECE = pl.Struct(
+    {
+        "kind": pl.String,
+        "author": pl.String,
+        "message": pl.Int64,
+        "prefix": pl.String,
+        "text": pl.String,
+        "suffix": pl.String,
+        "call_id": pl.String,
+        "name": pl.String,
+        "syntax": pl.String,
+        "arguments_start": pl.Int64,
+        "arguments_stop": pl.Int64,
+        "hidden": pl.Boolean,
+        "error": pl.Boolean,
+        "flags": pl.List(pl.String),
+        "opaque": pl.List(pl.String),
+        "extra": pl.String,
+    }
+)
 
 # The fields of sadstream_schemas.Span; `opaque` and `extra` hold JSON text.
 SPAN_FIELDS: dict[str, pl.DataType] = {

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ import pyarrow as pa
 from polars.io.plugins import register_io_source
 
 from sadstream.errors import ConfigError, FormatError, InputError, SadstreamError
-from sadstream.formats import NAMES, RECORD_FORMATS, TEXT_FORMATS, RecordFormat, TextFormat
+from sadstream.formats import FORMATS, NAMES, RecordFormat, SessionFormat, SessionRecord, TextFormat
 from sadstream.frames import LOG_SCHEMA, Draft, log_frame
 
 OnError = Literal["stop", "skip"]
@@ -33,6 +34,7 @@ _UNKNOWN_RECORDS = 100
 _JSON_START = re.compile(rb'\s*(?:\{\s*["}]|\[\s*[\[{"\]])')
 _JSON_BLANKS = re.compile(r"[ \t\r\n]*")
 _BOM = b"\xef\xbb\xbf"
+_ZIP, _PARQUET, _ARROW = b"PK\x03\x04", b"PAR1", b"ARROW1"
 
 
 class LogFile(NamedTuple):
@@ -341,17 +343,78 @@ class _Readable(io.RawIOBase):
         return n_bytes
 
 
+class _JsonRecord(NamedTuple):
+    line: int
+    key: str
+    raw: bytes
+    value: Any
+    refused: Draft | None = None
+
+
 def _read_stream(file: LogFile, stream: _Peekable, head: bytes, format: str, on_error: OnError) -> Iterator[Draft]:
-    if _JSON_START.match(head.removeprefix(_BOM)) and format not in {f.name for f in TEXT_FORMATS}:
-        known = [f for f in RECORD_FORMATS if format in ("auto", f.name)]
-        yield from _known_records(_json_records(file, stream, on_error), known, file, on_error)
-        return
-    sample = head.removeprefix(_BOM).decode("utf-8", errors="ignore")
-    for text_format in TEXT_FORMATS:
-        if format in ("auto", text_format.name) and text_format.recognise(sample):
-            yield from _read_text(text_format, stream)
-            return
-    raise _Unrecognised(_looks_like(head))
+    known = [f for f in FORMATS if format in ("auto", f.name)]
+    of_text = [f for f in known if isinstance(f, TextFormat)]
+    of_records = [f for f in known if not isinstance(f, TextFormat)]
+    if head.startswith(_ZIP):
+        yield from _read_archive(file, stream.read_all(), of_records, on_error)
+    elif head.startswith((_PARQUET, _ARROW)):
+        yield from _known_records(_table_records(stream.read_all()), of_records, file, on_error)
+    elif _JSON_START.match(head.removeprefix(_BOM)) and of_records:
+        yield from _known_records(_json_records(file, stream, on_error), of_records, file, on_error)
+    else:
+        sample = head.removeprefix(_BOM).decode("utf-8", errors="ignore")
+        text_format = next((f for f in of_text if f.recognise(sample)), None)
+        if text_format is None:
+            raise _Unrecognised(_looks_like(head))
+        yield from _read_text(text_format, stream)
+
+
+def _read_archive(
+    file: LogFile, data: bytes, known: Sequence[RecordFormat | SessionFormat], on_error: OnError
+) -> Iterator[Draft]:
+    """The JSON files in a zip, as Inspect's `.eval` is one; each member as a file of its own would be read."""
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(data))
+        members = sorted(name for name in archive.namelist() if name.endswith((".json", ".jsonl")))
+        n_read = 0
+        for member in members:
+            stream = _Peekable(io.BytesIO(archive.read(member)), _ignore)
+            stream.packed = True
+            with contextlib.suppress(_Unrecognised):
+                for draft in _known_records(_json_records(file, stream, on_error), known, file, on_error):
+                    draft.record = f"{member}:{draft.record}"
+                    n_read += 1
+                    yield draft
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise OSError(_first_line(error)) from error
+    if not n_read:
+        raise _Unrecognised("a zip without runs in its JSON files")
+
+
+def _table_records(data: bytes) -> Iterator[_JsonRecord]:
+    """Rows of a Parquet or Arrow file as records, a row group at a time."""
+    source = pa.BufferReader(data)
+    if data.startswith(_PARQUET):
+        import pyarrow.parquet as pq
+
+        batches: Iterator[Any] = pq.ParquetFile(source).iter_batches(batch_size=256)
+    else:
+        reader = pa.ipc.open_file(source)
+        batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
+    number = 0
+    for batch in batches:
+        for row in batch.to_pylist():
+            value = {name: _from_column(cell) for name, cell in row.items() if cell is not None}
+            yield _JsonRecord(number + 1, str(number), msgspec.json.encode(value), value)
+            number += 1
+
+
+def _from_column(cell: Any) -> Any:
+    """A cell as JSON would hold it; lists of messages are often stored as JSON text."""
+    if isinstance(cell, str) and cell[:1] == "[":
+        with contextlib.suppress(msgspec.DecodeError):
+            return msgspec.json.decode(cell)
+    return msgspec.to_builtins(cell)
 
 
 def _looks_like(head: bytes) -> str:
@@ -387,19 +450,15 @@ def _cut_off(line: int, reason: str) -> Draft:
     return Draft(refused="cut-off", detail=f"line {line}, the last, is cut off: {reason}")
 
 
-class _JsonRecord(NamedTuple):
-    line: int
-    key: str
-    raw: bytes
-    value: Any
-    refused: Draft | None = None
-
-
 def _known_records(
-    records: Iterator[_JsonRecord], known: list[RecordFormat], file: LogFile, on_error: OnError
+    records: Iterator[_JsonRecord], known: Sequence[RecordFormat | SessionFormat], file: LogFile, on_error: OnError
 ) -> Iterator[Draft]:
-    """Read each record by the format that recognises it; refuse the file if no record is recognised."""
+    """Read each record by the format that recognises it; refuse the file if no record is recognised.
+
+    Records of a session are gathered and read together, after all others.
+    """
     unknown: list[Draft] = []
+    sessions: dict[SessionFormat, list[_JsonRecord]] = {}
     n_known = 0
     for record in records:
         if record.refused is not None:
@@ -407,17 +466,20 @@ def _known_records(
             continue
         format = next((f for f in known if f.recognise(record.value)), None)
         if format is None:
-            look = _describe(record.value)
-            if n_known == 0:
-                unknown.append(Draft(record=record.key, refused="unrecognised", detail=look))
-                if len(unknown) > _UNKNOWN_RECORDS:
-                    raise _Unrecognised(unknown[0].detail)
-            else:
-                yield Draft(record=record.key, refused="unrecognised", detail=look)
+            refused = Draft(record=record.key, refused="unrecognised", detail=_describe(record.value))
+            if n_known:
+                yield refused
+                continue
+            unknown.append(refused)
+            if len(unknown) > _UNKNOWN_RECORDS:
+                raise _Unrecognised(unknown[0].detail)
             continue
         n_known += 1
         yield from unknown
         unknown = []
+        if isinstance(format, SessionFormat):
+            sessions.setdefault(format, []).append(record)
+            continue
         try:
             drafts = list(format.read(record.value, record.raw))
         except (SadstreamError, msgspec.DecodeError) as error:
@@ -429,8 +491,25 @@ def _known_records(
             draft.format = format.name
             draft.record = f"{record.key}.{draft.record}" if draft.record else record.key
             yield draft
+    for session, gathered in sessions.items():
+        yield from _read_session(session, gathered, file, on_error)
     if unknown:
         raise _Unrecognised(unknown[0].detail)
+
+
+def _read_session(
+    format: SessionFormat, records: list[_JsonRecord], file: LogFile, on_error: OnError
+) -> Iterator[Draft]:
+    try:
+        drafts = list(format.read([SessionRecord(r.key, r.value, r.raw) for r in records]))
+    except (SadstreamError, msgspec.DecodeError) as error:
+        yield _malformed(file, records[0].line, str(error), on_error, records[0].key)
+        return
+    if not drafts:
+        yield Draft(format=format.name, refused="empty", detail="no run in this session")
+    for draft in drafts:
+        draft.format = format.name
+        yield draft
 
 
 def _describe(value: Any) -> str:
@@ -518,7 +597,7 @@ def _refused_line(file: LogFile, number: int, line: bytes, reason: str, on_error
 
 
 def _is_known(value: Any) -> bool:
-    return any(f.recognise(value) for f in RECORD_FORMATS)
+    return any(f.recognise(value) for f in FORMATS if not isinstance(f, TextFormat))
 
 
 def _is_container(value: Any) -> bool:

@@ -24,7 +24,7 @@ def score(spans: pl.LazyFrame, *, alpha: float = 1.0, beta: float = 1.0, gamma: 
 
     Needs: `text` (String), `spans` (List of Struct). Optional: `entropy` (Float64, the teacher's mean over the
         trajectory's supervised tokens, in nats).
-    Adds: `n_steps`; `n_spans_KIND`, `n_chars_KIND` (labels included) for each of the four kinds;
+    Adds: `n_steps`; `n_spans_KIND` (those with text), `n_chars_KIND` (labels included) for each of the four kinds;
         `n_chars_reason_per_step`; `repeated_action_share` (share of acts whose body another act before it has);
         `complexity`.
     Source: Structured Agent Distillation, arXiv 2505.13820, curriculum.
@@ -51,7 +51,10 @@ def _score_block(block: pl.DataFrame) -> pl.DataFrame:
     )
     counts = spans.group_by("row").agg(
         (pl.col("step").max() + 1).fill_null(0).alias("n_steps"),
-        *((pl.col("kind") == kind).sum().cast(pl.Int64).alias(f"n_spans_{kind}") for kind in KINDS),
+        *(
+            ((pl.col("kind") == kind) & (pl.col("n_chars") > 0)).sum().cast(pl.Int64).alias(f"n_spans_{kind}")
+            for kind in KINDS
+        ),
         *(pl.col("n_chars").filter(pl.col("kind") == kind).sum().alias(f"n_chars_{kind}") for kind in KINDS),
     )
     body = pl.col("text").str.slice(pl.col("body_start"), pl.col("body_stop") - pl.col("body_start"))
@@ -73,3 +76,7 @@ def _score_block(block: pl.DataFrame) -> pl.DataFrame:
     return block.drop(SCORES, strict=False).with_columns(
         scores.select(pl.col(name).cast(t) for name, t in SCORES.items())
     )
+
+
+def _count(true: pl.Expr) -> pl.Expr:
+    return true.sum().cast(pl.Int64)

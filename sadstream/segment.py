@@ -84,37 +84,45 @@ def _dialect_of_text() -> pl.Expr:
     return expression
 
 
+_ABOUT = (
+    "call_id",
+    "name",
+    "syntax",
+    "arguments_start",
+    "arguments_stop",
+    "hidden",
+    "error",
+    "flags",
+    "opaque",
+    "extra",
+)
+_PIECE_FIELDS = {field.name: field.dtype for field in PIECE.fields}
+
+
 def _pieces(rows: pl.DataFrame) -> pl.DataFrame:
-    """One row a piece, in order: row, dialect, kind, author, message, text (suffix included), n_suffix, piece."""
+    """One row a piece, in order: `PIECE`'s fields with `text` rendered, row, dialect, n_prefix, n_suffix, n, offset."""
     whole = rows.filter(pl.col("pieces").is_null() & pl.col("text").is_not_null()).select(
         "row",
         "dialect",
-        "text",
-        kind=pl.lit(None, pl.String),
-        author=pl.lit(None, pl.String),
-        message=pl.lit(None, pl.Int64),
-        n_suffix=pl.lit(0, pl.Int64),
+        *(pl.col(name) if name == "text" else pl.lit(None, dtype).alias(name) for name, dtype in _PIECE_FIELDS.items()),
     )
     messages = (
         rows.filter(pl.col("pieces").is_not_null())
         .select("row", "dialect", "pieces")
         .explode("pieces", empty_as_null=False)
         .unnest("pieces")
-        .with_columns(pl.col("suffix").fill_null(""))
-        .select(
-            "row",
-            "dialect",
-            pl.concat_str("text", "suffix").alias("text"),
-            "kind",
-            "author",
-            "message",
-            n_suffix=pl.col("suffix").str.len_chars().cast(pl.Int64),
-        )
     )
-    pieces = pl.concat([whole, messages]).sort("row", maintain_order=True)
+    prefix, suffix = (pl.col(name).fill_null("") for name in ("prefix", "suffix"))
     undecided = pl.col("dialect").is_null() & pl.col("kind").is_null()
     return (
-        pieces.with_columns(dialect=pl.when(undecided).then(_dialect_of_text()).otherwise("dialect"))
+        pl.concat([whole, messages])
+        .sort("row", maintain_order=True)
+        .with_columns(
+            text=pl.when(pl.col("message").is_null()).then("text").otherwise(pl.concat_str(prefix, "text", suffix)),
+            n_prefix=prefix.str.len_chars().cast(pl.Int64),
+            n_suffix=suffix.str.len_chars().cast(pl.Int64),
+        )
+        .with_columns(dialect=pl.when(undecided).then(_dialect_of_text()).otherwise("dialect"))
         .with_columns(n=pl.col("text").str.len_chars().cast(pl.Int64))
         .with_columns(stop=pl.col("n").cum_sum())
         # Where the piece begins in its trajectory's text: a running sum, less what stood before the trajectory.
@@ -136,7 +144,8 @@ _CUT = {
 
 def _spans(pieces: pl.DataFrame) -> pl.DataFrame:
     """Cut pieces at their labels; offsets become those of the trajectory's text."""
-    pieces = pieces.filter(pl.col("n") > 0)
+    # What renders to nothing stays if it holds something unreadable, as an encrypted thought.
+    pieces = pieces.filter((pl.col("n") > 0) | (pl.col("opaque").list.len().fill_null(0) > 0))
     # Only the agent, or a text that holds all voices, is cut by labels: in anyone else's message they are quotes.
     whole = pl.col("kind").is_not_null() | pl.col("author").is_in(["system", "user", "environment"]).fill_null(False)
     parts = [
@@ -146,7 +155,9 @@ def _spans(pieces: pl.DataFrame) -> pl.DataFrame:
         )
     ]
     cut = pl.concat([pl.DataFrame(schema=_CUT), *parts]).sort("piece", "start", maintain_order=True)
-    about = pieces.select("piece", "row", "author", "message", "offset", "n", "n_suffix")
+    about = pieces.select(
+        "piece", "row", "author", "message", "offset", "n", "n_prefix", "n_suffix", *_ABOUT, given=pl.col("kind")
+    )
     spans = cut.join(about, on="piece", how="left", maintain_order="left")
     return _settle_kinds(spans)
 
@@ -180,19 +191,27 @@ def _settle_kinds(spans: pl.DataFrame) -> pl.DataFrame:
         .then(pl.lit("environment"))
         .otherwise(pl.lit("user"))
     )
-    invented = (kind == "observation") & (pl.col("author") == "agent")
-    logged_stop = pl.col("offset") + pl.col("n") - pl.col("n_suffix")
-    adds_suffix = (pl.col("n_suffix") > 0) & (pl.col("stop") == pl.col("n"))
+    # A label in the agent's own turn says observation: it made that one up.
+    invented = (kind == "observation") & (pl.col("author") == "agent") & pl.col("given").is_null()
     offset = pl.col("offset")
+    is_first, is_last = pl.col("start") == 0, pl.col("stop") == pl.col("n")
+    rendered = ((pl.col("n_prefix") > 0) & is_first) | ((pl.col("n_suffix") > 0) & is_last)
+    logged_start = offset + pl.max_horizontal("start", "n_prefix")
+    logged_stop = offset + pl.min_horizontal("stop", pl.col("n") - pl.col("n_suffix"))
+    arguments = offset + pl.col("n_prefix")
     return spans.with_columns(
         author=pl.coalesce("author", by_kind),
-        flags=pl.when(invented).then(pl.lit(["invented"])).otherwise(pl.lit([], pl.List(pl.String))),
+        flags=pl.when(invented).then(pl.lit(["invented"])).otherwise(pl.col("flags").fill_null([])),
         start=pl.col("start") + offset,
         stop=pl.col("stop") + offset,
         body_start=pl.col("body_start") + offset,
         body_stop=pl.col("body_stop") + offset,
-        logged_start=pl.when(adds_suffix).then(pl.col("start") + offset),
-        logged_stop=pl.when(adds_suffix).then(logged_stop),
+        logged_start=pl.when(rendered).then(logged_start),
+        logged_stop=pl.when(rendered).then(logged_stop),
+        arguments_start=pl.col("arguments_start") + arguments,
+        arguments_stop=pl.col("arguments_stop") + arguments,
+        hidden=pl.col("hidden").fill_null(False),
+        opaque=pl.col("opaque").fill_null([]),
     )
 
 
@@ -206,12 +225,21 @@ def _number_steps(spans: pl.DataFrame) -> pl.DataFrame:
     opens = agent & (before.is_in(["context", "observation"]) | ((kind == "reason") & (before == "act")))
     number = opens.cast(pl.Int64).cum_sum().over("row") - 1
     spans = spans.with_columns(step=pl.when((kind != "context") & (number >= 0)).then(number))
-    missing = {name: dtype for name, dtype in SPAN_FIELDS.items() if name not in spans.columns}
-    return spans.with_columns(
-        *(pl.lit(None, dtype).alias(name) for name, dtype in missing.items() if name not in ("opaque", "hidden")),
-        opaque=pl.lit([], pl.List(pl.String)),
-        hidden=pl.lit(False),
+    return _answer_calls(spans)
+
+
+def _answer_calls(spans: pl.DataFrame) -> pl.DataFrame:
+    """An observation that names its call has that call's step, however late it comes."""
+    if not spans["call_id"].null_count() < spans.height:
+        return spans
+    calls = (
+        spans.filter((pl.col("kind") == "act") & pl.col("call_id").is_not_null())
+        .unique(["row", "call_id"], keep="last", maintain_order=True)
+        .select("row", "call_id", call_step="step")
     )
+    joined = spans.join(calls, on=["row", "call_id"], how="left", maintain_order="left")
+    answered = (pl.col("kind") == "observation") & pl.col("call_step").is_not_null()
+    return joined.with_columns(step=pl.when(answered).then("call_step").otherwise("step")).drop("call_step")
 
 
 def _cut_lines(pieces: pl.DataFrame, dialect: str | None, *, whole: bool) -> pl.DataFrame:
@@ -234,6 +262,9 @@ def _cut_lines(pieces: pl.DataFrame, dialect: str | None, *, whole: bool) -> pl.
     at = np.union1d(opens["at"].to_numpy(), piece_first).astype(np.int64)
     hits = pl.DataFrame({"at": at}).join(opens, on="at", how="left", maintain_order="left")
     label = hits["n_label"].fill_null(0).to_numpy().astype(np.int64)
+    if whole:
+        rendered = pieces["prefix"].str.extract(r"^([A-Za-z ]+:)").str.len_chars().fill_null(0)
+        label = np.maximum(label, rendered.to_numpy().astype(np.int64))
     start = line_start[at] - base[at]
     ends_piece = np.append(np.isin(at[1:], piece_first), True)
     n_chars = pieces["n"].to_numpy()[np.cumsum(np.isin(at, piece_first)) - 1]

@@ -4,62 +4,17 @@ A format recognises a decoded JSON record (or, for plain text, a sample of the f
 drafts of trajectories.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
-
 from sadstream.formats import native, notebook, plain_text, react_chat, transcript
-from sadstream.frames import Draft
+from sadstream.formats.kinds import Format, RecordFormat, SessionFormat, SessionRecord, TextFormat
 
+__all__ = ["FORMATS", "NAMES", "Format", "RecordFormat", "SessionFormat", "SessionRecord", "TextFormat"]
 
-class RecordFormat(NamedTuple):
-    """A format whose trajectory is a JSON record."""
-
-    name: str
-    about: str
-    recognise: Callable[[Any], bool]
-    read: Callable[[Any, bytes], Iterable[Draft]]
-
-
-class TextFormat(NamedTuple):
-    """A format whose trajectories stand one after another in a plain text."""
-
-    name: str
-    about: str
-    recognise: Callable[[str], bool]
-    read: Callable[[Iterator[str]], Iterator[Draft]]
-
-
-# Tried in this order.
-RECORD_FORMATS: tuple[RecordFormat, ...] = (
-    RecordFormat("trajectory", "JSON lines of sadstream's own Trajectory records", native.recognise, native.read),
-    RecordFormat(
-        "notebook",
-        "Jupyter notebooks whose cell outputs hold runs (WebShop, ReAct)",
-        notebook.recognise,
-        notebook.read,
-    ),
-    RecordFormat(
-        "react-chat",
-        "chat messages whose agent turns hold `Thought:` and `Action:` (FireAct)",
-        react_chat.recognise,
-        react_chat.read,
-    ),
-    RecordFormat(
-        "alpaca", "`instruction` and a run in `output` (FireAct, Alpaca)", transcript.is_alpaca, transcript.read_alpaca
-    ),
-    RecordFormat(
-        "transcript",
-        'records with a run as one string: `{"text": ...}`, KnowAgent, ALFWorld prompts',
-        transcript.recognise,
-        transcript.read,
-    ),
+# Tried in this order: what is told by more stands before what is told by less.
+FORMATS: tuple[Format, ...] = (
+    *native.FORMATS,
+    *notebook.FORMATS,
+    *react_chat.FORMATS,
+    *transcript.FORMATS,
+    *plain_text.FORMATS,
 )
-TEXT_FORMATS: tuple[TextFormat, ...] = (
-    TextFormat(
-        "plain-text",
-        "text files of one or many runs: Reflexion logs, WebShop output, `>` transcripts",
-        plain_text.recognise,
-        plain_text.read,
-    ),
-)
-NAMES: tuple[str, ...] = (*(f.name for f in RECORD_FORMATS), *(f.name for f in TEXT_FORMATS))
+NAMES: tuple[str, ...] = tuple(f.name for f in FORMATS)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from sadstream.errors import RecordError
+from sadstream.formats.kinds import RecordFormat
 from sadstream.frames import Draft, span_row
 from sadstream_schemas import Trajectory, decode_json
 
@@ -59,3 +60,6 @@ def check_partition(trajectory: Trajectory) -> None:
     for index, span in enumerate(spans):
         if any(a > b for a, b in pairwise((span.start, span.body_start, span.body_stop, span.stop))):
             raise RecordError(f"trajectory {trajectory.id}: the body of span {index} leaves the span")
+
+
+FORMATS = (RecordFormat("trajectory", "JSON lines of sadstream's own Trajectory records", recognise, read),)

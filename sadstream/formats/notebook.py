@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from sadstream.formats import plain_text
+from sadstream.formats.kinds import RecordFormat
 from sadstream.frames import Draft
 
 
@@ -48,3 +49,8 @@ def read(record: Any, raw: bytes) -> Iterable[Draft]:
             draft.record = str(number)
             number += 1
             yield draft
+
+
+FORMATS = (
+    RecordFormat("notebook", "Jupyter notebooks whose cell outputs hold runs (WebShop, ReAct)", recognise, read),
+)

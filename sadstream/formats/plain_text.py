@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import msgspec
 
 from sadstream.formats.dialects import dialect_of
+from sadstream.formats.kinds import TextFormat
 from sadstream.formats.outcomes import finish_line, task_in
 from sadstream.frames import Draft
 
@@ -139,3 +140,13 @@ def _webshop_runs(lines: Iterator[str]) -> Iterator[Draft]:
             run.append(line)
     if run:
         yield finish()
+
+
+FORMATS = (
+    TextFormat(
+        "plain-text",
+        "text files of one or many runs: Reflexion logs, WebShop output, `>` transcripts",
+        recognise,
+        read,
+    ),
+)

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from sadstream.formats.dialects import dialect_of
+from sadstream.formats.kinds import RecordFormat
 from sadstream.formats.outcomes import finish_line, outcome_fields, remaining
 from sadstream.frames import Draft
 
@@ -74,3 +75,10 @@ def _is_text_message(message: Any) -> bool:
         and isinstance(message.get("content"), str)
         and message.get("role") in _AUTHORS
     )
+
+
+FORMATS = (
+    RecordFormat(
+        "react-chat", "chat messages whose agent turns hold `Thought:` and `Action:` (FireAct)", recognise, read
+    ),
+)

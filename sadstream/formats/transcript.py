@@ -7,6 +7,7 @@ import msgspec
 
 from sadstream.errors import RecordError
 from sadstream.formats.dialects import EXAMPLES_END, dialect_of
+from sadstream.formats.kinds import RecordFormat
 from sadstream.formats.outcomes import as_text, finish_line, outcome_fields, remaining, task_in
 from sadstream.frames import Draft
 
@@ -95,3 +96,14 @@ def _run_field(record: dict[str, Any]) -> str | None:
 
 def _task(text: str) -> str | None:
     return as_text(task_in(text[text.rfind(EXAMPLES_END) + 1 :]))
+
+
+FORMATS = (
+    RecordFormat("alpaca", "`instruction` and a run in `output` (FireAct, Alpaca)", is_alpaca, read_alpaca),
+    RecordFormat(
+        "transcript",
+        'records with a run as one string: `{"text": ...}`, KnowAgent, ALFWorld prompts',
+        recognise,
+        read,
+    ),
+)
