@@ -15,8 +15,9 @@ import polars as pl
 
 from sadstream.errors import ConfigError, InputError
 from sadstream.frames import LOG_SCHEMA
-from sadstream.logs import LogFile, OnError, check_format, find_logs, read_logs
+from sadstream.logs import OnError, check_format, read_logs
 from sadstream.manifest import Input, StageFolder, describe_inputs, write_atomically
+from sadstream.paths import LogFile, find_logs
 from sadstream.progress import Progress
 from sadstream.score import KINDS, SCORES, score
 from sadstream.segment import segment

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from sadstream.errors import ConfigError, FormatError, InputError, SadstreamError
 from sadstream.frames import LOG_SCHEMA
-from sadstream.logs import find_logs, scan_logs
+from sadstream.logs import scan_logs
+from sadstream.paths import find_logs
 from tests.strategies import texts
 
 RUN = "Question: Who?\nThought: look\nAction: search[x]\nObservation: Ann\n"

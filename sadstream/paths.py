@@ -1,0 +1,110 @@
+"""What the user's arguments mean: files, folders, globs, URLs, standard input."""
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from sadstream.errors import InputError
+
+
+class LogFile(NamedTuple):
+    """A file to read.
+
+    Attributes:
+        path: where it is; `-` is standard input.
+        name: how records call it, relative to the argument that named it.
+        named: the user named this very file, and did not only point at its folder.
+        shown: how errors call it, where that is not its path.
+    """
+
+    path: str
+    name: str
+    named: bool
+    shown: str = ""
+
+    def __str__(self) -> str:
+        return self.shown or self.path
+
+
+def find_logs(arguments: Sequence[str]) -> list[LogFile]:
+    """The files that arguments mean, in order: files, folders (walked, sorted), globs, fsspec URLs, `-`.
+
+    Raises:
+        InputError: a path that does not exist, a glob or folder without files, or a folder that sadstream wrote.
+    """
+    once: dict[str, LogFile] = {}
+    for file in (file for argument in arguments for file in _find(argument)):
+        where = os.path.abspath(file.path) if is_local(file.path) else file.path  # noqa: PTH100 - `..` goes too
+        before = once.get(where, file)
+        once[where] = before._replace(named=before.named or file.named)
+    if len({file.name for file in once.values()}) == len(once):
+        return list(once.values())
+    # The same name under two arguments: name all from the folder that they share, and URLs in full.
+    local = [Path(where).parent for where in once if is_local(where)]
+    root = os.path.commonpath(local) if local else ""
+    return [
+        file._replace(name=Path(os.path.relpath(where, root)).as_posix() if is_local(where) else where)
+        for where, file in once.items()
+    ]
+
+
+def is_local(path: str) -> bool:
+    """Whether a path is neither standard input nor a URL."""
+    return path != "-" and "://" not in path
+
+
+def _find(argument: str) -> list[LogFile]:
+    if argument == "-":
+        return [LogFile("-", "-", True)]
+    if "://" in argument:
+        return _find_remote(argument)
+    path = Path(argument)
+    if path.is_dir():
+        if _is_output(path):
+            raise InputError(
+                f"{argument}: a folder that sadstream wrote, not raw logs",
+                hint="segment reads raw logs; give their folder",
+            )
+        found = sorted(p for p in path.rglob("*") if p.is_file() and not _is_hidden(p.relative_to(path)))
+        if not found:
+            raise InputError(f"{argument}: no files in this folder", hint="give the folder that holds the logs")
+        return [LogFile(str(p), p.relative_to(path).as_posix(), False) for p in found]
+    if path.exists():
+        return [LogFile(argument, path.name, True)]
+    matches = sorted(m for m in glob.glob(argument, recursive=True) if Path(m).is_file())  # noqa: PTH207
+    if matches:
+        fixed = Path(re.split(r"[*?\[]", argument)[0])
+        root = fixed if argument[len(str(fixed)) :].startswith(os.sep) and fixed.is_dir() else fixed.parent
+        return [LogFile(match, Path(os.path.relpath(match, root)).as_posix(), False) for match in matches]
+    raise InputError(f"{argument}: no such file or folder", hint="give files, folders, globs in quotes, URLs, or -")
+
+
+def _is_output(folder: Path) -> bool:
+    manifest = folder / "manifest.json"
+    return manifest.is_file() and b'"sadstream_version"' in manifest.read_bytes()
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _find_remote(url: str) -> list[LogFile]:
+    import fsspec
+
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+        is_folder = filesystem.isdir(path)
+        is_glob = any(c in path for c in "*?[")
+        found = sorted(filesystem.glob(path) if is_glob else filesystem.find(path))
+    except Exception as error:  # fsspec's filesystems raise whatever their backends do
+        raise InputError(
+            f"{url}: {str(error).split(chr(10))[0]}",
+            hint="fsspec opens URLs; s3:// and others need a package of their own",
+        ) from error
+    if not found:
+        raise InputError(f"{url}: nothing there", hint="check the URL and your access to it")
+    root = path.rstrip("/") + "/" if is_folder else path.rsplit("/", 1)[0] + "/"
+    return [LogFile(filesystem.unstrip_protocol(p), p.removeprefix(root), not is_glob and not is_folder) for p in found]
