@@ -5,6 +5,8 @@ Reading, cutting, scoring and shards need no torch; training is `from sadstream.
 
 from sadstream.codec import decode_teacher_sample
 from sadstream.errors import SadstreamError
+from sadstream.formats import pieces
+from sadstream.frames import Draft
 from sadstream.logs import scan_logs
 from sadstream.score import score
 from sadstream.segment import segment
@@ -14,6 +16,7 @@ from sadstream.version import VERSION as __version__
 from sadstream_schemas import Manifest, Span, TeacherSample, Trajectory
 
 __all__ = [
+    "Draft",
     "Manifest",
     "SadstreamError",
     "SegmentConfig",
@@ -23,6 +26,7 @@ __all__ = [
     "__version__",
     "decode_teacher_sample",
     "iter_samples",
+    "pieces",
     "scan_index",
     "scan_logs",
     "scan_shards",

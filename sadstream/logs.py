@@ -22,8 +22,9 @@ from sadstream.containers import (
     json_records,
     table_records,
 )
-from sadstream.errors import ConfigError, FormatError, InputError, SadstreamError
-from sadstream.formats import FORMATS, NAMES, RecordFormat, SessionFormat, SessionRecord, TextFormat
+from sadstream.errors import FormatError, InputError, SadstreamError
+from sadstream.formats import NAMES, Format, RecordFormat, SessionFormat, SessionRecord, TextFormat
+from sadstream.formats.chosen import UserFormat, chosen_formats
 from sadstream.frames import LOG_SCHEMA, Draft, log_frame
 from sadstream.paths import LogFile, find_logs
 from sadstream.streams import Stream, ignore, open_stream
@@ -38,12 +39,15 @@ _UNKNOWN_RECORDS = 100
 _JSON_START = re.compile(rb'\s*(?:\{\s*["}]|\[\s*[\[{"\]])')
 
 
-def scan_logs(paths: str | Sequence[str], *, format: str = "auto", on_error: OnError = "stop") -> pl.LazyFrame:
+def scan_logs(
+    paths: str | Sequence[str], *, format: str | UserFormat = "auto", on_error: OnError = "stop"
+) -> pl.LazyFrame:
     """Raw agent logs as a LazyFrame, one row a trajectory, read block by block when it is collected.
 
     Args:
         paths: files, folders, globs, fsspec URLs, or `-` for standard input; `.gz` and `.zst` are unpacked.
-        format: `auto` recognises the format of each record by its content; or one of `sadstream.formats.NAMES`.
+        format: `auto` recognises the format of each record by its content; or one of `sadstream.formats.NAMES`;
+            `module:function` or a function of one's own, that takes a record and gives drafts.
         on_error: what a malformed record does: `stop` raises, `skip` gives a row with `refused` set.
     Returns:
         Frame with the columns of `sadstream.frames.LOG_SCHEMA`. Rows whose `refused` is not null are no trajectories:
@@ -52,13 +56,13 @@ def scan_logs(paths: str | Sequence[str], *, format: str = "auto", on_error: OnE
         InputError, FormatError: at once for paths, and while collecting for what they hold.
     """
     arguments = [paths] if isinstance(paths, str) else list(paths)
-    check_format(format)
+    formats = chosen_formats(format)
     files = find_logs(arguments)
 
     def source(
         with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
     ) -> Iterator[pl.DataFrame]:
-        for block in read_logs(files, format=format, on_error=on_error, on_bytes=ignore):
+        for block in read_logs(files, formats=formats, on_error=on_error, on_bytes=ignore):
             chosen = block if predicate is None else block.filter(predicate)
             if n_rows is not None:
                 chosen = chosen.head(n_rows)
@@ -70,18 +74,8 @@ def scan_logs(paths: str | Sequence[str], *, format: str = "auto", on_error: OnE
     return register_io_source(source, schema=LOG_SCHEMA)
 
 
-def check_format(format: str) -> None:
-    """Refuse a format name that does not exist.
-
-    Raises:
-        ConfigError: names those that do.
-    """
-    if format != "auto" and format not in NAMES:
-        raise ConfigError(f"unknown format {format!r}", hint=f"one of: auto, {', '.join(NAMES)}")
-
-
 def read_logs(
-    files: Iterable[LogFile], *, format: str, on_error: OnError, on_bytes: Callable[[int], None]
+    files: Iterable[LogFile], *, formats: Sequence[Format], on_error: OnError, on_bytes: Callable[[int], None]
 ) -> Iterator[pl.DataFrame]:
     """Blocks of trajectories with `LOG_SCHEMA`, in the order of files and of records in them.
 
@@ -93,7 +87,7 @@ def read_logs(
     for file in files:
         block: list[Draft] = []
         n_chars = 0
-        for draft in _read_file(file, format, on_error, on_bytes):
+        for draft in _read_file(file, formats, on_error, on_bytes):
             block.append(draft)
             n_chars += draft.n_chars
             if n_chars >= _BLOCK_CHARS or len(block) >= _BLOCK_ROWS:
@@ -107,7 +101,9 @@ class _Unrecognised(Exception):
     """Nothing in the file is of a known format."""
 
 
-def _read_file(file: LogFile, format: str, on_error: OnError, on_bytes: Callable[[int], None]) -> Iterator[Draft]:
+def _read_file(
+    file: LogFile, formats: Sequence[Format], on_error: OnError, on_bytes: Callable[[int], None]
+) -> Iterator[Draft]:
     """Drafts of one file; refused ones stand where what they replace would have stood."""
     try:
         with open_stream(file.path, on_bytes) as stream:
@@ -117,7 +113,7 @@ def _read_file(file: LogFile, format: str, on_error: OnError, on_bytes: Callable
                     raise InputError(f"{file}: an empty file", hint="nothing to read; leave it out")
                 yield Draft(refused="empty", detail="an empty file")
                 return
-            yield from _read_stream(file, stream, head, format, on_error)
+            yield from _read_stream(file, stream, head, formats, on_error)
     except _Unrecognised as error:
         if file.named:
             raise FormatError(
@@ -147,16 +143,17 @@ def _malformed(file: LogFile, line: int | None, reason: str, on_error: OnError, 
     return Draft(record=record, refused="malformed", detail=place + reason)
 
 
-def _read_stream(file: LogFile, stream: Stream, head: bytes, format: str, on_error: OnError) -> Iterator[Draft]:
-    known = [f for f in FORMATS if format in ("auto", f.name)]
-    of_text = [f for f in known if isinstance(f, TextFormat)]
-    of_records = [f for f in known if not isinstance(f, TextFormat)]
+def _read_stream(
+    file: LogFile, stream: Stream, head: bytes, formats: Sequence[Format], on_error: OnError
+) -> Iterator[Draft]:
+    of_text = [f for f in formats if isinstance(f, TextFormat)]
+    of_records = [f for f in formats if not isinstance(f, TextFormat)]
     if head.startswith(ZIP):
         yield from _read_archive(file, stream.read_all(), of_records, on_error)
     elif head.startswith((PARQUET, ARROW)):
         yield from _known_records(table_records(stream.read_all()), of_records, file, on_error)
     elif _JSON_START.match(head.removeprefix(BOM)) and of_records:
-        yield from _known_records(json_records(stream, _is_record), of_records, file, on_error)
+        yield from _known_records(json_records(stream, _recogniser(of_records)), of_records, file, on_error)
     else:
         sample = head.removeprefix(BOM).decode("utf-8", errors="ignore")
         text_format = next((f for f in of_text if f.recognise(sample)), None)
@@ -172,7 +169,7 @@ def _read_archive(
     n_read = 0
     for name, stream in archive_members(data):
         with contextlib.suppress(_Unrecognised):
-            for draft in _known_records(json_records(stream, _is_record), known, file, on_error):
+            for draft in _known_records(json_records(stream, _recogniser(known)), known, file, on_error):
                 draft.record = f"{name}:{draft.record}"
                 n_read += 1
                 yield draft
@@ -180,8 +177,8 @@ def _read_archive(
         raise _Unrecognised("a zip without runs in its JSON files")
 
 
-def _is_record(value: Any) -> bool:
-    return any(f.recognise(value) for f in FORMATS if not isinstance(f, TextFormat))
+def _recogniser(known: Sequence[RecordFormat | SessionFormat]) -> Callable[[Any], bool]:
+    return lambda value: any(f.recognise(value) for f in known)
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,8 +14,9 @@ import msgspec
 import polars as pl
 
 from sadstream.errors import ConfigError, InputError
+from sadstream.formats.chosen import chosen_formats
 from sadstream.frames import LOG_SCHEMA
-from sadstream.logs import OnError, check_format, read_logs
+from sadstream.logs import OnError, read_logs
 from sadstream.manifest import Input, StageFolder, describe_inputs, write_atomically
 from sadstream.paths import LogFile, find_logs
 from sadstream.progress import Progress
@@ -44,7 +45,7 @@ class SegmentConfig(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         logs: files, folders, globs, fsspec URLs, or `-`.
         out: folder for the span shards.
-        format: `auto`, or a name of `sadstream.formats.NAMES`.
+        format: `auto`, a name of `sadstream.formats.NAMES`, or `module:function`.
         where: SQL over the index columns; rows for which it is not true are left out.
         holdout: share of the tasks whose trajectories get the split `holdout`.
         dedupe: leave out a trajectory whose text and spans came before.
@@ -71,7 +72,7 @@ def segment_logs(config: SegmentConfig, progress: Progress) -> dict[str, Any]:
         SadstreamError: paths, logs, options or the output folder are not as they should be.
     """
     begin = time.monotonic()
-    check_format(config.format)
+    chosen_formats(config.format)  # refused before anything is made
     if not 0 <= config.holdout < 1:
         raise ConfigError(
             f"holdout {config.holdout}: not a share", hint="from 0 to below 1; 0.05 is one task in twenty"
@@ -171,7 +172,7 @@ def _write_spans(
     seen_content: set[str] = set()
 
     def samples() -> Iterator[Sample]:
-        blocks = read_logs(files, format=config.format, on_error=config.on_error, on_bytes=count)
+        blocks = read_logs(files, formats=chosen_formats(config.format), on_error=config.on_error, on_bytes=count)
         for block in blocks:
             for row in _scored(block, config).iter_rows(named=True):
                 if row["refused"] is not None:

@@ -81,7 +81,9 @@ def test_a_frame_comes_back_from_the_shards(tmp_path_factory, records):
     out = tmp_path_factory.mktemp("shards") / "out"
     frame = pl.DataFrame([trajectory_row(record) for record in records], schema=SPANS_SCHEMA)
     totals = write_shards(frame.lazy(), out, shard_size=3_000)
-    agents = pl.col("spans").list.eval(pl.element().struct.field("kind").is_in(["reason", "act"])).list.any()
+    field = pl.element().struct.field
+    is_agents = field("kind").is_in(["reason", "act"]) & (field("stop") > field("start"))
+    agents = pl.col("spans").list.eval(is_agents).list.any()
     kept = frame.filter(agents)
     assert totals["n_trajectories"] == kept.height
     back = scan_shards(out).collect()

@@ -25,7 +25,7 @@ class _Size(click.ParamType):
 @click.command("segment")
 @click.argument("logs", nargs=-1, required=True)
 @click.option("--out", required=True, type=click.Path(), help="New folder for the span shards.")
-@click.option("--format", default="auto", show_default=True, help="Read all logs as this format.")
+@click.option("--format", default="auto", show_default=True, help="A format's name, or module:function for your own.")
 @click.option(
     "--where", default="", help='Keep trajectories for which this SQL holds, e.g. "success AND n_steps < 20".'
 )
