@@ -259,15 +259,19 @@ def _cut_lines(pieces: pl.DataFrame, dialect: str | None, *, whole: bool) -> pl.
     base = np.repeat(line_start[piece_first], np.diff(np.append(piece_first, len(line))))
 
     opens = _opening_lines(lines, dialect, only=piece_first if whole else None)
-    at = np.union1d(opens["at"].to_numpy(), piece_first).astype(np.int64)
+    begins_piece = np.zeros(len(line), bool)
+    begins_piece[piece_first] = True
+    begins_span = begins_piece.copy()
+    begins_span[opens["at"].to_numpy()] = True
+    at = np.flatnonzero(begins_span)
     hits = pl.DataFrame({"at": at}).join(opens, on="at", how="left", maintain_order="left")
     label = hits["n_label"].fill_null(0).to_numpy().astype(np.int64)
     if whole:
         rendered = pieces["prefix"].str.extract(r"^([A-Za-z ]+:)").str.len_chars().fill_null(0)
         label = np.maximum(label, rendered.to_numpy().astype(np.int64))
     start = line_start[at] - base[at]
-    ends_piece = np.append(np.isin(at[1:], piece_first), True)
-    n_chars = pieces["n"].to_numpy()[np.cumsum(np.isin(at, piece_first)) - 1]
+    ends_piece = np.append(begins_piece[at[1:]], True)
+    n_chars = pieces["n"].to_numpy()[np.cumsum(begins_piece[at]) - 1]
     stop = np.where(ends_piece, n_chars, np.append(start[1:], 0))
     body_start, body_stop = _bodies(line, line_start - base, at, label)
     cut = pl.DataFrame(
