@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from sadstream.errors import ManifestError
 from sadstream.manifest import folder_written_atomically
+from sadstream.models import writing_tensors
 
 _KEEP = 2
 
@@ -39,7 +40,8 @@ def save(folder: Path, model: Any, optimizer: torch.optim.Optimizer, state: Stat
         for key, tensor in values.items()
     }
     folder.mkdir(parents=True, exist_ok=True)
-    with folder_written_atomically(folder / f"update-{state.update:08d}") as target:
+    place = folder / f"update-{state.update:08d}"
+    with folder_written_atomically(place) as target, writing_tensors(place):
         save_file({name: p.detach().contiguous() for name, p in model.named_parameters()}, target / "model.safetensors")
         save_file({name: tensor.contiguous() for name, tensor in moments.items()}, target / "optimizer.safetensors")
         (target / "state.json").write_bytes(msgspec.json.encode(state._asdict()))

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import msgspec
 import polars as pl
 
-from sadstream.errors import InputError, ManifestError
+from sadstream.errors import InputError, ManifestError, ShardError
 from sadstream.manifest import MANIFEST, load_manifest, verify
 from sadstream.progress import Progress
 from sadstream.score import KINDS
 from sadstream.shards import iter_members, scan_index
 from sadstream.spans import REJECTS
-from sadstream_schemas import Manifest
+from sadstream_schemas import Manifest, TeacherSample, Trajectory, decode_json, decode_msgpack
 
 
 class Table(NamedTuple):
@@ -45,6 +45,8 @@ def inspect_artefact(path: str | Path) -> list[Table]:
     tables = [_about(path, manifest)]
     if not manifest.complete:
         return tables
+    if manifest.stage in ("segment", "cache-teacher") and not manifest.shards:
+        return tables
     if manifest.stage == "segment":
         return [*tables, *_spans(path)]
     if manifest.stage == "cache-teacher":
@@ -63,6 +65,8 @@ def verify_artefact(path: str | Path, progress: Progress) -> list[str]:
         ManifestError: no manifest there, or unfinished.
     """
     path = Path(path)
+    if path.is_file():
+        raise InputError(f"{path}: a file", hint=f"give its folder: sadstream inspect {path.parent} --verify")
     manifest = load_manifest(path)
     if not manifest.complete:
         raise ManifestError(f"{path}: unfinished", hint="run the command that made it again; it continues")
@@ -171,11 +175,16 @@ def _ratio(value: float | None, base: float | None) -> float | None:
 def _members(path: Path) -> Table:
     rows = []
     for key, data in iter_members(path):
-        record = msgspec.json.decode(data) if data[:1] == b"{" else msgspec.msgpack.decode(data)
-        facts = {"key": key, "n_bytes": len(data), "id": record.get("id") or record.get("trajectory_id")}
-        if "spans" in record:
-            facts |= {"spans": len(record["spans"]), "task": (record.get("task") or "")[:60]}
+        is_spans = data[:1] == b"{"
+        try:
+            record = decode_json(data, Trajectory) if is_spans else decode_msgpack(data, TeacherSample)
+        except msgspec.DecodeError as error:
+            raise ShardError(f"{path}: member {key}: {error}", hint="not a shard of sadstream's, or damaged") from error
+        facts = {"key": key, "n_bytes": len(data)}
+        if isinstance(record, Trajectory):
+            facts |= {"id": record.id, "spans": len(record.spans), "task": (record.task or "")[:60]}
         else:
-            facts |= {"tokens": record["n_tokens"], "supervised": record["n_supervised"], "window": record["window"]}
+            facts |= {"id": record.trajectory_id, "window": record.window}
+            facts |= {"tokens": record.n_tokens, "supervised": record.n_supervised}
         rows.append(facts)
     return Table(str(path), rows)

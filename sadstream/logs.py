@@ -4,6 +4,7 @@ import contextlib
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -23,10 +24,10 @@ from sadstream.containers import (
     table_records,
 )
 from sadstream.errors import FormatError, InputError, SadstreamError
-from sadstream.formats import NAMES, Format, RecordFormat, SessionFormat, SessionRecord, TextFormat
+from sadstream.formats import NAMES, Format, RecordFormat, SessionFormat, SessionRecord, TextFormat, beside
 from sadstream.formats.chosen import UserFormat, chosen_formats
 from sadstream.frames import LOG_SCHEMA, Draft, log_frame
-from sadstream.paths import LogFile, find_logs
+from sadstream.paths import LogFile, find_logs, is_local
 from sadstream.streams import Stream, ignore, open_stream
 
 OnError = Literal["stop", "skip"]
@@ -36,6 +37,7 @@ _BLOCK_ROWS = 4_000
 _SNIFF_BYTES = 1_000_000
 # Records that no format knows are tolerated at a file's head up to here, before the whole file counts as unknown.
 _UNKNOWN_RECORDS = 100
+_ESCAPED = re.compile("[\udc80-\udcff]")  # what bytes that are not UTF-8 become
 _JSON_START = re.compile(rb'\s*(?:\{\s*["}]|\[\s*[\[{"\]])')
 
 
@@ -87,7 +89,9 @@ def read_logs(
     for file in files:
         block: list[Draft] = []
         n_chars = 0
+        outcomes: dict[str, Any] = {}
         for draft in _read_file(file, formats, on_error, on_bytes):
+            _add_outcome_beside(draft, file, outcomes)
             block.append(draft)
             n_chars += draft.n_chars
             if n_chars >= _BLOCK_CHARS or len(block) >= _BLOCK_ROWS:
@@ -95,6 +99,31 @@ def read_logs(
                 block, n_chars = [], 0
         if block:
             yield log_frame(block, file.name)
+
+
+def _add_outcome_beside(draft: Draft, file: LogFile, seen: dict[str, Any]) -> None:
+    """Fill in success and reward that the run itself does not give, from a file beside it, if it is on this machine.
+
+    Args:
+        seen: contents of such files by path, filled here.
+    """
+    if draft.refused is not None or not is_local(file.path):
+        return
+    for path in beside.candidates(file.path, draft):
+        if path not in seen:
+            seen[path] = _content_beside(path)
+        if seen[path] is not None:
+            for name, value in beside.outcome_in(path, seen[path], file.path, draft).items():
+                setattr(draft, name, value)
+
+
+def _content_beside(path: str) -> Any:
+    """JSON of a file, or its text where it is none; None if there is no such file. It is no log: damage is no error."""
+    try:
+        content = Path(path).read_bytes()
+        return msgspec.json.decode(content) if path.endswith(".json") else content.decode()
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 class _Unrecognised(Exception):
@@ -105,6 +134,9 @@ def _read_file(
     file: LogFile, formats: Sequence[Format], on_error: OnError, on_bytes: Callable[[int], None]
 ) -> Iterator[Draft]:
     """Drafts of one file; refused ones stand where what they replace would have stood."""
+    if file.problem:
+        yield Draft(refused="not-read", detail=file.problem)
+        return
     try:
         with open_stream(file.path, on_bytes) as stream:
             head = stream.peek(_SNIFF_BYTES)
@@ -159,7 +191,7 @@ def _read_stream(
         text_format = next((f for f in of_text if f.recognise(sample)), None)
         if text_format is None:
             raise _Unrecognised(_looks_like(head))
-        yield from _read_text(text_format, stream)
+        yield from _read_text(text_format, stream, file, on_error)
 
 
 def _read_archive(
@@ -192,8 +224,9 @@ def _looks_like(head: bytes) -> str:
     return f"text without labels at line starts, it begins {first!r}"
 
 
-def _read_text(text_format: TextFormat, stream: Stream) -> Iterator[Draft]:
+def _read_text(text_format: TextFormat, stream: Stream, file: LogFile, on_error: OnError) -> Iterator[Draft]:
     cut_off: list[Draft] = []
+    broken: list[tuple[int, str]] = []
 
     def lines() -> Iterator[str]:
         for number, line in enumerate(stream.lines(), 1):
@@ -202,13 +235,22 @@ def _read_text(text_format: TextFormat, stream: Stream) -> Iterator[Draft]:
                 yield text.decode("utf-8")
             except UnicodeDecodeError as error:
                 reason = f"not UTF-8: {error.reason} at byte {error.start} of the line"
-                if stream.packed or line.endswith(b"\n"):
+                if not stream.packed and not line.endswith(b"\n"):
+                    cut_off.append(_cut_off(number, reason))
+                    yield text[: error.start].decode("utf-8")
+                    continue
+                if on_error == "stop":
                     raise Malformed(number, reason) from error
-                cut_off.append(_cut_off(number, reason))
-                yield text[: error.start].decode("utf-8")
+                broken.append((number, reason))
+                yield text.decode("utf-8", "surrogateescape")
 
     for draft in text_format.read(lines()):
         draft.format = text_format.name
+        if broken and _ESCAPED.search(draft.text or ""):
+            # Only the run that holds the bad line is lost.
+            line, reason = broken[0]
+            yield _malformed(file, line, reason, on_error, draft.record)
+            continue
         yield draft
     yield from cut_off
 
@@ -284,6 +326,8 @@ def _read_session(format: SessionFormat, records: list[JsonValue], file: LogFile
 
 
 def _describe(value: Any) -> str:
+    if beside.is_report(value):
+        return "an evaluation report, no run: what it says is read with the run that it lies beside"
     if isinstance(value, dict):
         names = ", ".join(list(value)[:6])
         return f"a JSON object with the keys {names}" if names else "an empty JSON object"

@@ -102,12 +102,12 @@ def run_updates(
             total += float(value.detach())
             reason += float(loss_N[batch.is_reason_N].double().sum()) / max(1, n_reason)
             act += float(loss_N[batch.is_act_N].double().sum()) / max(1, n_act)
-        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip))
+        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip or math.inf))
         if not math.isfinite(total) or not math.isfinite(norm):
             raise SadstreamError(
                 f"update {number + 1}: the loss is {total} (gradient norm {norm}); samples "
-                f"{', '.join(key for batch in batches for key in batch.keys[:3])}",
-                hint=f"the last checkpoint in {out / 'checkpoints'} is whole; a smaller --lr may help",
+                f"{', '.join([key for batch in batches for key in batch.keys][:3])}",
+                hint="checkpoints before it are whole; try a smaller --lr, with another --out if there are any",
             )
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

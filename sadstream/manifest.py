@@ -1,9 +1,11 @@
 """A stage's output folder: atomic files, checksums, and whether there is anything left to do."""
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,6 +20,9 @@ Stage = Literal["segment", "prune-student", "cache-teacher", "train"]
 MANIFEST = "manifest.json"
 _JOURNAL = "journal.jsonl"
 _TEMPORARY = ".tmp-"
+_LOCK = ".lock"
+# What a stage leaves before it has made anything that would be lost: a later try with other options may take over.
+_PASSING = {MANIFEST, "config.toml", "metrics.jsonl", "rejects.jsonl", "tokenizer"}
 _MADE_BY = {stage: f"sadstream {stage}" for stage in ("segment", "prune-student", "cache-teacher", "train")}
 
 
@@ -136,9 +141,7 @@ def _read(path: Path) -> Manifest:
     try:
         return decode_json(path.read_bytes(), Manifest)
     except msgspec.DecodeError as error:
-        raise ManifestError(
-            f"{path}: {error}", hint="a manifest is written by sadstream and not to be edited"
-        ) from error
+        raise ManifestError(f"{path}: {error}", hint="delete the folder and run again") from error
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror}", hint="check the path and its permissions") from error
 
@@ -207,18 +210,37 @@ class StageFolder:
             inputs=list(inputs),
             complete=False,
         )
-        if (path / MANIFEST).exists():
-            self._resume(_read(path / MANIFEST))
-            return
         if path.exists() and not path.is_dir():
             raise ManifestError(f"{path}: a file, not a folder", hint="choose another --out")
-        if path.is_dir() and any(not p.name.startswith(_TEMPORARY) for p in path.iterdir()):
+        if (path / MANIFEST).exists():
+            before = _read(path / MANIFEST)
+            if not before.complete:
+                self._lock()
+                before = _read(path / MANIFEST)
+            self._resume(before)
+            return
+        if path.is_dir() and any(not _is_ours(p.name) for p in path.iterdir()):
             raise ManifestError(
                 f"{path}: holds something that sadstream did not write", hint="choose an empty or new folder for --out"
             )
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
+        self._lock()
         write_atomically(path / MANIFEST, _encode(self._manifest))
+
+    def _lock(self) -> None:
+        """Keep the folder to this process until it ends: two writers would spoil each other's files."""
+        with writing(self.path):
+            handle = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR)
+        self._unlock = weakref.finalize(self, os.close, handle)
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise ManifestError(
+                f"{self.path}: another sadstream is writing here", hint="wait for it, or choose another --out"
+            ) from error
+        except OSError:
+            pass  # a file system without locks
 
     def _resume(self, before: Manifest) -> None:
         mine = self._manifest
@@ -226,8 +248,10 @@ class StageFolder:
             raise ManifestError(
                 f"{self.path}: holds the output of `{_MADE_BY[before.stage]}`", hint="choose another --out"
             )
-        if before != mine and not before.complete and not self._holds_more_than_manifest():
-            # Stopped before it had written anything, by a malformed log say: nothing here to keep or to mistake.
+        if before != mine and not before.complete and not self._holds_results():
+            # Stopped before it had made anything, by a malformed log say: nothing here to keep or to mistake.
+            for leftover in _PASSING - {MANIFEST}:
+                _remove(self.path / leftover)
             write_atomically(self.path / MANIFEST, _encode(mine))
             before = mine
         if before.config_hash != mine.config_hash:
@@ -246,8 +270,14 @@ class StageFolder:
                 hint="choose another --out, or delete this folder",
             )
         if before.complete:
+            missing = next((name for name in _named_files(before) if not (self.path / name).exists()), None)
+            if missing is not None:
+                raise ManifestError(
+                    f"{self.path}: finished, but {missing} is missing", hint="delete the folder and run again"
+                )
             self.done = before
-            (self.path / _JOURNAL).unlink(missing_ok=True)
+            for leftover in (_JOURNAL, _LOCK):
+                (self.path / leftover).unlink(missing_ok=True)
             return
         self.shards = self._read_journal()
         named = {name for shard in self.shards for name in (shard.name, index_name(shard.name))}
@@ -256,8 +286,8 @@ class StageFolder:
             if file.name.startswith(("shard-", _TEMPORARY)) and file.name not in named and file.is_file():
                 file.unlink()
 
-    def _holds_more_than_manifest(self) -> bool:
-        return any(p.name != MANIFEST and not p.name.startswith(_TEMPORARY) for p in self.path.iterdir())
+    def _holds_results(self) -> bool:
+        return any(p.name not in _PASSING and not _is_ours(p.name) for p in self.path.iterdir())
 
     def _read_journal(self) -> list[Shard]:
         journal = self.path / _JOURNAL
@@ -309,7 +339,29 @@ class StageFolder:
         )
         write_atomically(self.path / MANIFEST, _encode(manifest))
         (self.path / _JOURNAL).unlink(missing_ok=True)
+        (self.path / _LOCK).unlink(missing_ok=True)
+        self._unlock()
         return manifest
+
+
+def _is_ours(name: str) -> bool:
+    return name == _LOCK or name.startswith(_TEMPORARY)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _named_files(manifest: Manifest) -> dict[str, str]:
+    """All files that a manifest names, with their checksums."""
+    return {
+        **{shard.name: shard.sha256 for shard in manifest.shards},
+        **{index_name(shard.name): shard.index_sha256 for shard in manifest.shards},
+        **manifest.files,
+    }
 
 
 def _shown(facts: dict[str, Any]) -> str:
@@ -349,13 +401,8 @@ def verify(folder: Path, manifest: Manifest, on_file: Callable[[str], None]) -> 
     Returns:
         What is wrong, a line a file; empty if nothing is.
     """
-    expected = {
-        **{shard.name: shard.sha256 for shard in manifest.shards},
-        **{index_name(shard.name): shard.index_sha256 for shard in manifest.shards},
-        **manifest.files,
-    }
     wrong = []
-    for name, checksum in expected.items():
+    for name, checksum in _named_files(manifest).items():
         on_file(name)
         path = folder / name
         if not path.exists():

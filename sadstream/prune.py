@@ -31,5 +31,7 @@ def prune_student(model: str, out: str, *, layers: int, on_note: Callable[[str],
     from sadstream.models import prune_layers
 
     totals = prune_layers(path, layers, folder.path)
-    folder.finish(totals, sorted(p.name for p in folder.path.iterdir() if p.is_file() and p.name != MANIFEST))
+    folder.finish(
+        totals, sorted(p.name for p in folder.path.iterdir() if p.name != MANIFEST and not p.name.startswith("."))
+    )
     return {**totals, "out": out}

@@ -232,14 +232,11 @@ def _answer_calls(spans: pl.DataFrame) -> pl.DataFrame:
     """An observation that names its call has that call's step, however late it comes."""
     if not spans["call_id"].null_count() < spans.height:
         return spans
-    calls = (
-        spans.filter((pl.col("kind") == "act") & pl.col("call_id").is_not_null())
-        .unique(["row", "call_id"], keep="last", maintain_order=True)
-        .select("row", "call_id", call_step="step")
-    )
-    joined = spans.join(calls, on=["row", "call_id"], how="left", maintain_order="left")
-    answered = (pl.col("kind") == "observation") & pl.col("call_step").is_not_null()
-    return joined.with_columns(step=pl.when(answered).then("call_step").otherwise("step")).drop("call_step")
+    # Some logs give the same id to several calls: a result answers the last such before it.
+    asked = pl.when((pl.col("kind") == "act") & pl.col("call_id").is_not_null()).then("step")
+    call_step = pl.coalesce(asked.forward_fill(), asked.backward_fill()).over("row", "call_id")
+    answers = (pl.col("kind") == "observation") & pl.col("call_id").is_not_null()
+    return spans.with_columns(step=pl.when(answers).then(pl.coalesce(call_step, "step")).otherwise("step"))
 
 
 def _cut_lines(pieces: pl.DataFrame, dialect: str | None, *, whole: bool) -> pl.DataFrame:

@@ -156,6 +156,24 @@ def iter_shard(folder: Path, shard: Shard) -> Iterator[tuple[str, bytes]]:
     yield from _walk(data, path)
 
 
+def read_index(folder: Path, shard: Shard) -> list[dict[str, Any]]:
+    """The rows of a shard's index, in the order of its samples, after its checksum was compared.
+
+    Raises:
+        ShardError: missing, or not what was written.
+    """
+    path = folder / index_name(shard.name)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ShardError(f"{path}: {error.strerror}", hint="make the folder again, or copy it whole") from error
+    if hashlib.sha256(data).hexdigest() != shard.index_sha256:
+        raise ShardError(
+            f"{path}: its content is not what was written (checksum)", hint="make the folder again, or copy it again"
+        )
+    return pl.read_parquet(io.BytesIO(data)).to_dicts()
+
+
 def iter_members(path: Path) -> Iterator[tuple[str, bytes]]:
     """Keys and data of one tar's samples, in order, no manifest asked.
 

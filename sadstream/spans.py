@@ -37,6 +37,7 @@ INDEX_SCHEMA: dict[str, pl.DataType] = {
     **SCORES,
 }
 REJECTS = "rejects.jsonl"
+_PASSED_OVER = ("unrecognised", "empty", "malformed", "cut-off", "not-read")
 
 
 class SegmentConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,7 +85,7 @@ def segment_logs(config: SegmentConfig, progress: Progress) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as spool:
         files = [_spooled(file, Path(spool)) for file in find_logs(config.logs)]
         _refuse_own_output(files, out)
-        inputs = [Input(file.name, Path(file.path)) for file in files if "://" not in file.path]
+        inputs = [Input(file.name, Path(file.path)) for file in files if "://" not in file.path and not file.problem]
         options = msgspec.to_builtins(config)
         decisive = {key: value for key, value in options.items() if key not in ("logs", "out")}
         decisive["remote"] = [file.path for file in files if "://" in file.path]
@@ -106,6 +107,8 @@ def _spooled(file: LogFile, spool: Path) -> LogFile:
     """Standard input as a file: it must be hashed before it is read."""
     if file.path != "-":
         return file
+    if sys.stdin is None:
+        raise InputError("-: standard input is closed", hint="pipe the logs in, or name files")
     target = spool / "stdin"
     with target.open("wb") as copy:
         shutil.copyfileobj(sys.stdin.buffer, copy)
@@ -119,7 +122,7 @@ def _refuse_own_output(files: list[LogFile], out: Path) -> None:
 
 
 def check_where(where: str) -> None:
-    """Refuse a filter that is no SQL expression over the index columns.
+    """Refuse a filter that is no SQL expression over the index columns, or looks at more than one row.
 
     Raises:
         ConfigError: says what is wrong, and which columns there are.
@@ -127,7 +130,8 @@ def check_where(where: str) -> None:
     if not where:
         return
     try:
-        dtype = pl.DataFrame(schema=INDEX_SCHEMA).select(pl.sql_expr(where).alias("kept"))["kept"].dtype
+        expression = pl.sql_expr(where)
+        dtype = pl.DataFrame(schema=INDEX_SCHEMA).select(expression.alias("kept"))["kept"].dtype
     except (pl.exceptions.PolarsError, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise ConfigError(f"--where {where!r}: {reason}", hint=f"columns: {', '.join(INDEX_SCHEMA)}") from error
@@ -135,6 +139,23 @@ def check_where(where: str) -> None:
         raise ConfigError(
             f"--where {where!r}: gives {dtype}, not true or false", hint="for example: success AND n_steps < 20"
         )
+    if _looks_beyond_its_row(msgspec.json.decode(expression.meta.serialize(format="json"))):
+        raise ConfigError(
+            f"--where {where!r}: looks at more than one trajectory",
+            hint="trajectories are judged one by one; put the number in: n_steps > 12",
+        )
+
+
+def _looks_beyond_its_row(tree: Any) -> bool:
+    """Whether an expression's tree has an aggregate or a window in it."""
+    if isinstance(tree, dict):
+        return any(
+            key in ("Agg", "Over", "Window") or (key != "Literal" and _looks_beyond_its_row(child))
+            for key, child in tree.items()
+        )
+    if isinstance(tree, list):
+        return any(_looks_beyond_its_row(child) for child in tree)
+    return bool(tree == "Len")
 
 
 def holdout_split(task: str, share: float) -> str:
@@ -154,7 +175,7 @@ def _write_spans(
     files: list[LogFile], config: SegmentConfig, folder: StageFolder, progress: Progress
 ) -> dict[str, Any]:
     n_bytes_in = 0
-    total_bytes = sum(Path(f.path).stat().st_size for f in files if "://" not in f.path) or None
+    total_bytes = sum(Path(f.path).stat().st_size for f in files if "://" not in f.path and not f.problem) or None
 
     def count(n_bytes: int) -> None:
         nonlocal n_bytes_in
@@ -222,7 +243,9 @@ def _write_spans(
         "n_rejected": tally["not-a-run"],
         "n_filtered": tally["filtered"],
         "n_duplicates": tally["duplicate"],
-        "n_passed_over": {k: tally[k] for k in ("unrecognised", "empty", "malformed", "cut-off") if tally[k]},
+        "n_passed_over": {
+            k: tally[k] for k in ("unrecognised", "empty", "malformed", "cut-off", "not-read") if tally[k]
+        },
         "n_holdout": tally["holdout"],
         "n_steps": tally["steps"],
         "n_spans": {kind: kept_spans[kind] for kind in KINDS},
@@ -260,7 +283,11 @@ def _scored(block: pl.DataFrame, config: SegmentConfig) -> pl.DataFrame:
     ]
     frame = frame.with_columns(split=tasks, content_hash=pl.Series(hashes, dtype=pl.String))
     kept = pl.sql_expr(config.where).fill_null(False) if config.where else pl.lit(True)
-    return frame.with_columns(kept=kept)
+    try:
+        return frame.with_columns(kept=kept)
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).split("\n")[0]
+        raise ConfigError(f"--where {config.where!r}: {reason}", hint="TRY_CAST gives null where CAST fails") from error
 
 
 def _cuts() -> pl.Expr:

@@ -21,13 +21,21 @@ class Stream(io.BufferedIOBase):
         self._head = b""
         self._on_bytes = on_bytes
         self.packed = False
+        self._damage: Exception | None = None
 
     def peek(self, n_bytes: int) -> bytes:
-        while len(self._head) < n_bytes:
-            more = self._raw.read(n_bytes - len(self._head))
+        """The beginning, at least `n_bytes` if there are so many. Damage in it shows once the reader gets there."""
+        while len(self._head) < n_bytes and self._damage is None:
+            try:
+                more = self._raw.read(min(1 << 16, n_bytes - len(self._head)))
+            except Exception as error:  # each unpacker has its own
+                self._damage = error
+                break
             if not more:
                 break
             self._head += more
+        if not self._head and self._damage is not None:
+            raise self._damage
         return self._head
 
     def lines(self) -> Iterator[bytes]:
@@ -43,10 +51,12 @@ class Stream(io.BufferedIOBase):
             yield last
 
     def chunks(self) -> Iterator[bytes]:
-        chunk, self._head = self._head, b""
+        chunk, self._head = self._head or self._raw.read(1 << 20), b""
         while chunk:
             self._on_bytes(len(chunk))
             yield chunk
+            if self._damage is not None:
+                raise self._damage
             chunk = self._raw.read(1 << 20)
 
     def read_all(self) -> bytes:
@@ -64,6 +74,8 @@ def open_stream(path: str, on_bytes: Callable[[int], None]) -> Iterator[Stream]:
     """
     with contextlib.ExitStack() as stack:
         if path == "-":
+            if sys.stdin is None:
+                raise OSError("standard input is closed")
             raw: Any = sys.stdin.buffer
         elif is_local(path):
             raw = stack.enter_context(Path(path).open("rb"))

@@ -93,7 +93,6 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     teacher_path = resolve_model(config.teacher, lambda note: progress(0, None, "tokens", note))
     max_length = window_length(config.max_length, teacher_path)
     decisive = {
-        "teacher": config.teacher if "/" not in config.teacher else Path(config.teacher).name,
         "teacher_fingerprint": model_fingerprint(teacher_path),
         "tokenizer_fingerprint": tokenizer_fingerprint(teacher_path),
         "top_k": config.top_k,
@@ -104,7 +103,7 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
         "batch_tokens": config.batch_tokens,
         "limit": config.limit,
     }
-    inputs = describe_inputs([Input(f"{spans.name}/{MANIFEST}", spans / MANIFEST)], out)
+    inputs = describe_inputs([Input(MANIFEST, spans / MANIFEST)], out)
     folder = StageFolder(out, "cache-teacher", decisive, inputs)
     if folder.done is not None:
         return {**folder.done.totals, "out": config.out, "already_done": True}
@@ -145,7 +144,7 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     if not folder.shards:
         raise ConfigError(f"{spans}: no supervised token in it", hint="`sadstream inspect` shows what it holds")
     seconds = time.monotonic() - asking
-    totals = _totals(folder)
+    totals = {"teacher": config.teacher, **_totals(folder)}
     folder.finish(totals, sorted(f"tokenizer/{p.name}" for p in (out / "tokenizer").iterdir()))
     return {
         **totals,

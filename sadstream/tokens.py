@@ -75,16 +75,17 @@ class Window(NamedTuple):
     cut_step: bool
 
 
-def cut_windows(supervised: Bools, steps: NDArray[np.int32], max_length: int) -> list[Window]:
+def cut_windows(supervised: Bools, steps: NDArray[np.int32], max_length: int, *, prompt_stop: int) -> list[Window]:
     """Cut a trajectory's tokens into windows of at most `max_length`, at step boundaries.
 
-    Each window repeats the prompt (all before the first supervised token; its end, if it takes over half of a
-    window), then what the window's first step reacts to, as far as it fits. Tokens after a window's last supervised
-    one are left out: nothing is learnt from them. A single step that is too long is cut inside.
+    Each window repeats the prompt (its end, if it takes over half of a window), then what its first step reacts to, as
+    far as it fits. Tokens after a window's last supervised one are left out: nothing is learnt from them. A single
+    step that is too long is cut inside; what goes on begins with a quarter of a window that was there before.
 
     Args:
         supervised: bool [T]. steps: int32 [T].
         max_length: at least 2.
+        prompt_stop: where the prompt ends: index of the first token that the agent wrote.
     Returns:
         In order; none if nothing is supervised.
     """
@@ -94,35 +95,56 @@ def cut_windows(supervised: Bools, steps: NDArray[np.int32], max_length: int) ->
     first, last = int(learnt[0]), int(learnt[-1])
     if last < max_length:
         return [Window(np.arange(last + 1), supervised[: last + 1].copy(), False, False)]
-    n_prompt = min(first, max(1, max_length // 2))
-    prompt = np.arange(first - n_prompt, first)
-    budget = max_length - n_prompt
+    n_prompt = min(prompt_stop, max(1, max_length // 2))
+    prompt = np.arange(prompt_stop - n_prompt, prompt_stop)
     # A step begins at its first supervised token, so that what answers the step before stays with that step.
     begins = np.append(first, learnt[1:][np.diff(steps[learnt]) != 0])
     ends = np.append(learnt[np.searchsorted(learnt, begins[1:]) - 1] + 1, last + 1)
 
     windows: list[Window] = []
 
-    def close(start: int, stop: int, *, cut_step: bool) -> None:
-        tokens = np.concatenate([prompt, np.arange(start, stop)])
-        mask = np.concatenate([np.zeros(n_prompt, bool), supervised[start:stop]])
-        windows.append(Window(tokens, mask, n_prompt < first, cut_step))
+    def room_from(start: int) -> int:
+        """Tokens for what begins at `start`: inside the prompt itself there is none to repeat."""
+        return max_length - (n_prompt if start >= prompt_stop else 0)
 
-    start = stop = first
+    def close(start: int, learn_from: int, stop: int, *, cut_step: bool) -> None:
+        lead = prompt if start >= prompt_stop else prompt[:0]
+        mask = supervised[start:stop].copy()
+        mask[: learn_from - start] = False
+        windows.append(
+            Window(
+                np.concatenate([lead, np.arange(start, stop)]),
+                np.concatenate([np.zeros(len(lead), bool), mask]),
+                start >= prompt_stop and n_prompt < prompt_stop,
+                cut_step,
+            )
+        )
+
+    def begin_at(learn_from: int, stop: int, reacts_to: int) -> int:
+        """Where a window begins that learns from `learn_from` on, and is to reach `stop` if it can."""
+        if learn_from < prompt_stop:
+            return max(0, learn_from - max(1, max_length // 4))
+        room = max_length - n_prompt
+        quarter = learn_from - room // 4
+        return max(prompt_stop, min(reacts_to, quarter), stop - room if stop - learn_from <= room else quarter)
+
+    start = 0 if first < prompt_stop else prompt_stop
+    learn_from, stop = first, first
     inside = False  # the open window begins inside a step
     for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
-        if end - start <= budget:
+        if end - start <= room_from(start):
             stop = end
             continue
-        if stop > start:
-            close(start, stop, cut_step=inside)
-        inside = end - begin > budget
-        # What the step reacts to comes along, its end first if it does not all fit.
-        start = begin if inside else max(stop, end - budget)
-        while end - start > budget:
-            taken = learnt[(learnt >= start) & (learnt < start + budget)]
-            close(start, int(taken[-1]) + 1, cut_step=True)
-            start = int(learnt[np.searchsorted(learnt, taken[-1], side="right")])
+        if stop > learn_from:
+            close(start, learn_from, stop, cut_step=inside)
+            start = begin_at(begin, end, stop)
+            learn_from = begin
+        inside = end - start > room_from(start)
+        while end - start > room_from(start):
+            taken = learnt[(learnt >= learn_from) & (learnt < start + room_from(start))]
+            close(start, learn_from, int(taken[-1]) + 1, cut_step=True)
+            learn_from = int(learnt[np.searchsorted(learnt, taken[-1], side="right")])
+            start = begin_at(learn_from, end, learn_from)
         stop = end
-    close(start, stop, cut_step=inside)
+    close(start, learn_from, stop, cut_step=inside)
     return windows

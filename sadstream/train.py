@@ -40,17 +40,17 @@ def train(config: TrainConfig, progress: Progress) -> dict[str, Any]:
     if tokenizer_fingerprint(student) != manifest.config["tokenizer_fingerprint"]:
         raise ModelError(
             f"{config.student}: its tokenizer is not the one that {shards} was made with "
-            f"(the teacher was {manifest.config['teacher']})",
+            f"(the teacher was {manifest.totals['teacher']})",
             hint="teacher and student must share a tokenizer; `sadstream prune-student` makes such a student",
         )
     options = msgspec.to_builtins(config)
     decisive = {k: v for k, v in options.items() if k not in ("shards", "out", "student", "save_every")}
     decisive["student_fingerprint"] = model_fingerprint(student)
-    inputs = describe_inputs([Input(f"{shards.name}/{MANIFEST}", shards / MANIFEST)], out)
+    inputs = describe_inputs([Input(MANIFEST, shards / MANIFEST)], out)
     folder = StageFolder(out, "train", decisive, inputs)
     model_folder = str(out / "model")
     if folder.done is not None:
-        return {**folder.done.totals, "model": model_folder, "already_done": True}
+        return {**folder.done.totals, "model": model_folder, "out": config.out, "already_done": True}
     damaged = verify(shards, manifest, lambda name: progress(0, None, "updates", f"verifying, {name}"))
     if damaged:
         raise ManifestError(f"{shards}: {damaged[0]}", hint="make the folder again, or copy it whole")

@@ -34,7 +34,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         batch_tokens: real tokens an update. micro_batch_tokens: padded tokens side by side; 0 is one window at a time
             on a CPU, 16384 on a GPU.
         lr, warmup, weight_decay, clip: AdamW's peak rate; share of updates that it rises to it (then a cosine to 0);
-            decay; largest gradient norm.
+            decay; largest gradient norm (0: any).
         save_every: updates between checkpoints, of which the last two are kept.
     """
 
@@ -115,11 +115,49 @@ def check(config: TrainConfig) -> None:
     least = {"updates": 0, "epochs": 1, "batch_tokens": 1, "micro_batch_tokens": 0, "save_every": 1, "seed": 0}
     for name, value in least.items():
         if getattr(config, name) < value:
-            raise ConfigError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least {value}")
+            flag = name.replace("_", "-")
+            raise ConfigError(
+                f"--{flag} {getattr(config, name)}: at least {value}", hint="leave it out for the default"
+            )
     for name in ("lr", "warmup", "weight_decay", "clip", "lambda_reason", "lambda_act"):
         number = getattr(config, name)
         if not math.isfinite(number) or number < 0 or (name == "warmup" and number > 1):
             raise ConfigError(f"--{name.replace('_', '-')} {number}: out of range", hint="see `sadstream train --help`")
+    for name in ("alpha", "beta", "gamma"):
+        if not math.isfinite(getattr(config, name)):
+            raise ConfigError(f"{name} {getattr(config, name)}: not a number", hint="1.0 is the default")
+    if config.seed >= 2**31:
+        raise ConfigError(f"--seed {config.seed}: below {2**31}", hint="any small number will do")
+    _refuse_contradictions(config)
+
+
+def _refuse_contradictions(config: TrainConfig) -> None:
+    """Options that another one makes meaningless are mistakes, and would be found out late."""
+    spans_weigh = (config.reduction, config.lambda_reason, config.lambda_act) != ("sum", 1.0, 1.0)
+    for wrong, message, hint in (
+        (
+            config.objective == "token-kd" and spans_weigh,
+            "--objective token-kd knows no spans: --reduction and --lambda-... mean nothing to it",
+            "leave them out, or take --objective sad",
+        ),
+        (
+            config.objective != "token-kd" and config.kd_tokens == "all",
+            f"--kd-tokens all goes with --objective token-kd, not with {config.objective}",
+            "prompt and observations carry no loss in the others",
+        ),
+        (
+            config.objective == "imitation" and config.divergence != "forward-kl",
+            "--objective imitation is cross-entropy: --divergence means nothing to it",
+            "leave it out",
+        ),
+        (
+            config.lambda_reason == 0 and config.lambda_act == 0,
+            "--lambda-reason 0 and --lambda-act 0: nothing is left to learn",
+            "at least one above 0",
+        ),
+    ):
+        if wrong:
+            raise ConfigError(message, hint=hint)
 
 
 _ALLOWED = {

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
-from sadstream.manifest import index_name, read_manifest
-from sadstream.shards import decode_trajectory, iter_shard
+from sadstream.manifest import read_manifest
+from sadstream.shards import decode_trajectory, iter_shard, read_index
 from sadstream.tokens import Window, cut_windows, supervised_tokens, token_kinds
 from sadstream_schemas import Trajectory
 
@@ -31,8 +30,7 @@ class Job(NamedTuple):
 
 def _trajectories(spans: Path) -> Iterator[tuple[Trajectory, dict[str, Any]]]:
     for shard in read_manifest(spans, "segment").shards:
-        rows = pl.read_parquet(spans / index_name(shard.name)).iter_rows(named=True)
-        for (key, data), row in zip(iter_shard(spans, shard), rows, strict=True):
+        for (key, data), row in zip(iter_shard(spans, shard), read_index(spans, shard), strict=True):
             yield decode_trajectory(data, f"{spans / shard.name}: sample {key}"), row
 
 
@@ -57,6 +55,9 @@ def _windows(
     token_ids = np.array(encoded["input_ids"], np.int64)
     kinds, steps = token_kinds(encoded["offset_mapping"], encoded["special_tokens_mask"], trajectory.spans)
     supervised = supervised_tokens(kinds, everything=positions == "all")
-    for number, window in enumerate(cut_windows(supervised, steps, max_length)):
+    # The first token is never supervised, so it counts as prompt even where the agent wrote it.
+    written = np.flatnonzero(supervised_tokens(kinds))
+    prompt_stop = int(written[0]) if len(written) else len(kinds)
+    for number, window in enumerate(cut_windows(supervised, steps, max_length, prompt_stop=prompt_stop)):
         at = window.tokens
         yield Job(trajectory, row, number, window, token_ids[at], kinds[at], steps[at])

@@ -160,11 +160,51 @@ def folder(tmp_path):
 
 
 def names(*arguments):
-    return [file.name for file in find_logs([str(a) for a in arguments])]
+    return [file.name for file in find_logs([str(a) for a in arguments]) if not file.problem]
 
 
 def test_a_folder_is_walked_in_order_without_hidden_files(folder):
     assert names(folder) == ["a.jsonl", "b.jsonl", "deep/er/c.jsonl"]
+
+
+def test_what_is_met_in_a_folder_and_not_read_is_listed_with_its_reason(tmp_path):
+    logs, elsewhere = tmp_path / "logs", tmp_path / "elsewhere"
+    for place in (logs, elsewhere, logs / ".git"):
+        place.mkdir()
+    write(logs / "a.jsonl", lines())
+    write(elsewhere / "b.jsonl", lines())
+    write(logs / ".hidden.jsonl", lines())
+    (logs / "linked").symlink_to(elsewhere)
+    (logs / "loop").symlink_to(logs)
+    (logs / "gone.jsonl").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(logs / "pipe")
+    frame = scan_logs(str(logs)).collect()
+    found = {row["source"]["file"]: row["detail"] for row in frame.to_dicts()}
+    assert found == {
+        "a.jsonl": None,
+        "linked/b.jsonl": None,
+        ".hidden.jsonl": "a hidden file",
+        ".git": "a hidden folder",
+        "loop": "a folder that was met already",
+        "gone.jsonl": "a broken link",
+        "pipe": "not a regular file",
+    }
+    assert set(frame["refused"]) == {None, "not-read"}
+
+
+def test_a_bad_byte_costs_only_the_run_that_holds_it(tmp_path):
+    runs = [f"Question: q{n}?\nThought 1: a\nAction 1: b\n".encode() for n in range(5)]
+    runs[2] = runs[2].replace(b"a\n", b"\xff\n")
+    frame = scan_logs(str(write(tmp_path / "log.txt", b"".join(runs))), on_error="skip").collect()
+    assert frame["refused"].to_list() == [None, None, "malformed", None, None]
+    assert "line 8" in frame["detail"][2]
+
+
+def test_what_stands_before_damage_in_a_packed_file_is_kept(tmp_path):
+    packed = gzip.compress(b"".join(b'{"text": "Thought: %d"}\n' % n for n in range(50_000)))
+    frame = scan_logs(str(write(tmp_path / "log.jsonl.gz", packed[: len(packed) // 2])), on_error="skip").collect()
+    assert frame.height > 10_000
+    assert frame["refused"].drop_nulls().to_list() == ["malformed"]
 
 
 def test_globs_give_names_below_their_fixed_part(folder, monkeypatch):
@@ -189,7 +229,7 @@ def test_a_file_given_twice_is_read_once(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert names("a.jsonl", "./a.jsonl", "deep/../a.jsonl", folder / "a.jsonl") == ["a.jsonl"]
     assert names(folder, "deep") == ["a.jsonl", "b.jsonl", "deep/er/c.jsonl"]
-    assert find_logs([".", "a.jsonl"])[0].named
+    assert any(file.named for file in find_logs([".", "a.jsonl"]))
 
 
 def test_standard_input_is_read(monkeypatch):

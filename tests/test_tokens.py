@@ -142,6 +142,10 @@ def test_an_end_of_turn_token_that_stands_in_the_text_is_trained():
     assert ids[supervised_tokens(kinds)][-1] == TOKENIZER.convert_tokens_to_ids(tiny.END)
 
 
+def prompt_of(supervised):
+    return int(np.argmax(supervised))
+
+
 @st.composite
 def supervisions(draw):
     """A trajectory's mask and steps, and a window's length."""
@@ -157,7 +161,7 @@ def supervisions(draw):
 @given(supervisions())
 def test_each_supervised_token_is_supervised_in_exactly_one_window(case):
     supervised, steps, max_length = case
-    windows = cut_windows(supervised, steps, max_length)
+    windows = cut_windows(supervised, steps, max_length, prompt_stop=prompt_of(supervised))
     learnt = [token for w in windows for token in w.tokens[w.supervised].tolist()]
     assert learnt == np.flatnonzero(supervised).tolist()
 
@@ -165,7 +169,7 @@ def test_each_supervised_token_is_supervised_in_exactly_one_window(case):
 @given(supervisions())
 def test_windows_fit_rise_and_begin_with_what_precedes_the_first_supervised_token(case):
     supervised, steps, max_length = case
-    windows = cut_windows(supervised, steps, max_length)
+    windows = cut_windows(supervised, steps, max_length, prompt_stop=prompt_of(supervised))
     first = int(np.argmax(supervised))
     for window in windows:
         assert len(window.tokens) == len(window.supervised) <= max_length
@@ -182,7 +186,7 @@ def test_windows_fit_rise_and_begin_with_what_precedes_the_first_supervised_toke
 @given(supervisions())
 def test_a_step_is_cut_only_if_it_is_longer_than_a_window(case):
     supervised, steps, max_length = case
-    windows = cut_windows(supervised, steps, max_length)
+    windows = cut_windows(supervised, steps, max_length, prompt_stop=prompt_of(supervised))
     learnt = np.flatnonzero(supervised)
     if not len(learnt):
         assert windows == []
@@ -202,7 +206,7 @@ def test_a_step_is_cut_only_if_it_is_longer_than_a_window(case):
 @given(supervisions())
 def test_a_window_is_closed_only_if_the_next_step_does_not_fit(case):
     supervised, steps, max_length = case
-    windows = cut_windows(supervised, steps, max_length)
+    windows = cut_windows(supervised, steps, max_length, prompt_stop=prompt_of(supervised))
     for window, after in pairwise(windows):
         first = np.flatnonzero(supervised)[0]
         begin, opening = window.tokens[window.tokens >= first][0], after.tokens[after.supervised]
@@ -215,7 +219,7 @@ def test_a_window_is_closed_only_if_the_next_step_does_not_fit(case):
 @given(supervisions())
 def test_a_window_s_first_step_comes_with_what_it_reacts_to_as_far_as_that_fits(case):
     supervised, steps, max_length = case
-    windows = cut_windows(supervised, steps, max_length)
+    windows = cut_windows(supervised, steps, max_length, prompt_stop=prompt_of(supervised))
     for before, window in pairwise(windows):
         if window.cut_step:
             continue
@@ -223,7 +227,39 @@ def test_a_window_s_first_step_comes_with_what_it_reacts_to_as_far_as_that_fits(
         learnt = window.tokens[window.supervised]
         step_stop = learnt[np.append(np.flatnonzero(np.diff(steps[learnt])), len(learnt) - 1)[0]] + 1
         room = max_length - int((window.tokens < first).sum())
-        assert window.tokens[window.tokens >= first][0] == max(before.tokens[-1] + 1, step_stop - room)
+        wanted = min(before.tokens[-1] + 1, learnt[0] - room // 4)
+        assert window.tokens[window.tokens >= first][0] == max(first, wanted, step_stop - room)
+
+
+@given(supervisions(), st.integers(0, 40))
+def test_with_everything_supervised_windows_still_repeat_the_prompt(case, n_prompt):
+    supervised, steps, max_length = case
+    prompt_stop = min(n_prompt, len(supervised))
+    steps = np.where(np.arange(len(steps)) < prompt_stop, -1, steps).astype(np.int32)
+    everything = np.arange(len(supervised)) > 0
+    windows = cut_windows(everything, steps, max_length, prompt_stop=max(1, prompt_stop))
+    assert [t for w in windows for t in w.tokens[w.supervised].tolist()] == list(range(1, len(supervised)))
+    kept = min(max(1, prompt_stop), max(1, max_length // 2))
+    for window in windows:
+        assert len(window.tokens) <= max_length and not window.supervised[0]
+        if len(windows) > 1 and window.tokens[window.supervised][0] > prompt_stop:
+            repeated = range(max(1, prompt_stop) - kept, max(1, prompt_stop))
+            assert set(repeated) <= set(window.tokens.tolist())
+
+
+@given(supervisions())
+def test_a_step_that_goes_on_in_another_window_begins_with_what_was_there_before(case):
+    supervised, steps, max_length = case
+    windows = cut_windows(supervised, steps, max_length, prompt_stop=prompt_of(supervised))
+    room = max_length - min(prompt_of(supervised), max(1, max_length // 2))
+    for before, window in pairwise(windows):
+        learnt = window.tokens[window.supervised][0]
+        if (
+            window.cut_step
+            and before.tokens[before.supervised][-1] == learnt - 1
+            and steps[learnt] == steps[learnt - 1]
+        ):
+            assert learnt - room // 4 in window.tokens
 
 
 @given(supervisions())
@@ -232,7 +268,7 @@ def test_a_window_says_whether_it_begins_or_ends_inside_a_step(case):
     learnt = np.flatnonzero(supervised)
     # Steps by their learnt tokens: a number each, also where one number comes twice.
     number_of = dict(zip(learnt.tolist(), np.cumsum(np.append(0, np.diff(steps[learnt]) != 0)).tolist(), strict=False))
-    windows = cut_windows(supervised, steps, max_length)
+    windows = cut_windows(supervised, steps, max_length, prompt_stop=prompt_of(supervised))
     numbers = [[number_of[token] for token in w.tokens[w.supervised].tolist()] for w in windows]
     for place, window in enumerate(windows):
         shared = [numbers[place][0] in numbers[place - 1]] if place else []
@@ -243,7 +279,7 @@ def test_a_window_says_whether_it_begins_or_ends_inside_a_step(case):
 @given(supervisions())
 def test_one_window_is_enough_where_all_fits(case):
     supervised, steps, _ = case
-    windows = cut_windows(supervised, steps, len(supervised))
+    windows = cut_windows(supervised, steps, len(supervised), prompt_stop=prompt_of(supervised))
     assert len(windows) == int(supervised.any())
     for window in windows:
         assert window.tokens.tolist() == list(range(int(np.flatnonzero(supervised)[-1]) + 1))

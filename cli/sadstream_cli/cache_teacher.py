@@ -1,5 +1,6 @@
 """`sadstream cache-teacher`."""
 
+import shlex
 from typing import Any
 
 import click
@@ -76,4 +77,6 @@ def command(as_json: bool, dry_run: bool, **options: Any) -> None:
             ("wrote", f"{summary['n_shards']} shard(s) in {config.out}"),
         ]
     )
-    click.echo(f"Next: sadstream train {config.out} --student student --out run")
+    out, teacher = shlex.quote(config.out), shlex.quote(config.teacher)
+    click.echo(f"Next: sadstream prune-student {teacher} --layers 10 --out student   (unless you have a student)")
+    click.echo(f"      sadstream train {out} --student student --out run")

@@ -37,9 +37,10 @@ class _Group(click.Group):
         except OSError as error:
             if error.errno == errno.EPIPE:
                 return 0
-            if error.errno not in _NO_ROOM:
+            if error.filename is None and error.errno not in _NO_ROOM:
                 raise
-            _report(f"{error.filename or 'disk'}: {error.strerror}", "make room, then run the same command again")
+            hint = "make room, then run the same command again" if error.errno in _NO_ROOM else "check the path"
+            _report(f"{error.filename or 'disk'}: {error.strerror}", hint)
             return 1
         except Exception as error:
             # Imported by now if it was raised: asking sys.modules keeps `--help` free of the library.

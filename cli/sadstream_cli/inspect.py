@@ -19,10 +19,10 @@ def command(path: str, verify: bool, as_json: bool) -> int:
     """
     from sadstream.inspect import inspect_artefact, verify_artefact
 
-    tables = inspect_artefact(path)
     progress = ProgressLine()
     wrong = verify_artefact(path, progress) if verify else []
     progress.close()
+    tables = inspect_artefact(path) if not wrong else []
     if as_json:
         print_json({"tables": {table.title: table.rows for table in tables}, **({"wrong": wrong} if verify else {})})
     else:

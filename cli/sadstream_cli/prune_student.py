@@ -1,5 +1,7 @@
 """`sadstream prune-student`."""
 
+import shlex
+
 import click
 
 from sadstream_cli.output import ProgressLine, json_option, print_facts, print_json
@@ -30,4 +32,4 @@ def command(model: str, layers: int, out: str, as_json: bool) -> None:
     if summary.get("already_done"):
         click.echo(f"{out} is finished already.")
     print_facts([("layers kept", str(summary["layers_kept"])), ("parameters", summary["n_parameters"]), ("wrote", out)])
-    click.echo(f"Next: sadstream train teacher --student {out} --out run")
+    click.echo(f"Next: sadstream train teacher --student {shlex.quote(out)} --out run")

@@ -1,6 +1,7 @@
 """`sadstream segment`."""
 
 import re
+import shlex
 from typing import Any
 
 import click
@@ -16,7 +17,7 @@ class _Size(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        found = re.fullmatch(r"([0-9.]+)\s*([KMG]?I?B?)", value.strip().upper())
+        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMG]?I?B?)", value.strip().upper())
         if found is None or found[2] not in _UNITS:
             self.fail(f"{value!r} is not a size; write 64MB, 1GB or a number of bytes", param, ctx)
         return int(float(found[1]) * _UNITS[found[2]])
@@ -81,4 +82,7 @@ def command(logs: tuple[str, ...], as_json: bool, **options: Any) -> None:
     )
     if summary["n_rejected"] or summary["n_passed_over"] or summary["n_duplicates"]:
         click.echo(f"What was left out, and why: {out}/{REJECTS}")
-    click.echo(f"Next: sadstream cache-teacher {out} --teacher smollm2-135m --out teacher")
+    if summary["n_trajectories"]:
+        click.echo(f"Next: sadstream cache-teacher {shlex.quote(out)} --teacher smollm2-135m --out teacher")
+    else:
+        click.echo("Nothing is left to learn from: loosen --where.")

@@ -9,9 +9,9 @@ from sadstream_cli.output import ProgressLine, json_option, print_facts, print_j
 
 
 @click.command("train")
-@click.argument("shards", type=click.Path())
-@click.option("--student", required=True, help="A folder or a hub name; its tokenizer must be the teacher's.")
-@click.option("--out", required=True, type=click.Path(), help="New folder for the run.")
+@click.argument("shards", type=click.Path(), required=False)
+@click.option("--student", help="A folder or a hub name; its tokenizer must be the teacher's.")
+@click.option("--out", type=click.Path(), help="New folder for the run.")
 @click.option(
     "--objective",
     type=click.Choice(["sad", "token-kd", "imitation"]),
@@ -80,14 +80,17 @@ def command(ctx: click.Context, as_json: bool, config: str, **options: Any) -> N
     given = {
         name: value
         for name, value in options.items()
-        if not config or ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+        if value is not None and (not config or ctx.get_parameter_source(name) is not ParameterSource.DEFAULT)
     }
+    missing = [name for name in ("shards", "student", "out") if name not in given]
+    if missing and not config:
+        raise click.UsageError(f"missing {' and '.join(missing)}; give them, or a --config that holds them")
     summary = train(read_config(config, given), progress)
     progress.close()
     if as_json:
         print_json(summary)
         return
-    out = options["out"]
+    out = summary["out"]
     if summary.get("already_done"):
         click.echo(f"{out} is finished already: the same shards, student and options.")
     print_facts(

@@ -4,7 +4,37 @@ A format recognises a decoded JSON record (or, for plain text, a sample of the f
 drafts of trajectories.
 """
 
-from sadstream.formats import native, notebook, plain_text, react_chat, transcript
+from sadstream.formats import (
+    anthropic,
+    atif,
+    claude_code,
+    codex,
+    crewai,
+    gemini,
+    inspect_ai,
+    intercode,
+    langsmith,
+    llamafactory,
+    mini_swe_agent,
+    native,
+    notebook,
+    openai_calls,
+    openai_chat,
+    openhands,
+    otel,
+    pi_session,
+    plain_text,
+    qwen_code,
+    react_chat,
+    responses,
+    sharegpt,
+    smolagents,
+    swe_agent,
+    tags,
+    toolbench,
+    transcript,
+    webvoyager,
+)
 from sadstream.formats.kinds import Format, RecordFormat, SessionFormat, SessionRecord, TextFormat
 
 __all__ = ["FORMATS", "NAMES", "Format", "RecordFormat", "SessionFormat", "SessionRecord", "TextFormat"]
@@ -13,8 +43,34 @@ __all__ = ["FORMATS", "NAMES", "Format", "RecordFormat", "SessionFormat", "Sessi
 FORMATS: tuple[Format, ...] = (
     *native.FORMATS,
     *notebook.FORMATS,
+    *gemini.FORMATS,
+    *qwen_code.FORMATS,
+    *toolbench.FORMATS,
+    *intercode.FORMATS,
+    *otel.FORMATS,
+    *webvoyager.FORMATS,
+    *crewai.FORMATS,
+    *smolagents.FORMATS,
+    *swe_agent.FORMATS,
+    *mini_swe_agent.FORMATS,
+    *openhands.FORMATS,
+    *atif.FORMATS,
+    *langsmith.FORMATS,
+    *claude_code.FORMATS,
+    *codex.FORMATS,
+    *pi_session.FORMATS,
+    *anthropic.FORMATS,
+    *responses.FORMATS,
+    *openai_chat.TAGGED_FORMATS,
     *react_chat.FORMATS,
+    *inspect_ai.FORMATS,
+    *llamafactory.FORMATS,
+    *sharegpt.FORMATS,
+    *openai_calls.FORMATS,
+    *openai_chat.FORMATS,
+    *tags.FORMATS,
     *transcript.FORMATS,
+    *tags.TEXT_FORMATS,
     *plain_text.FORMATS,
 )
 NAMES: tuple[str, ...] = tuple(f.name for f in FORMATS)

@@ -19,6 +19,11 @@ LABELS: dict[str, str] = {
     "webshop": r"^(?:Action|Observation):",
     "react": r"^(?:Thought|ActionPath|Action|Observation|Final Answer):",
     "prompt": r"^> ?(?:(?:[Tt]hink|ActionPath):)?",
+    # Readers cut these themselves; the label is only told from the body.
+    "tags": (
+        r"^<(?:think|thinking|tool_call|search|answer|information|tool_response|function=[^<>\n]*)>"
+        r"|^(?:Thought|Think|Action|Act|Observation):"
+    ),
 }
 
 # Few-shot examples end at the last line that reads so; labels before it belong to the prompt.

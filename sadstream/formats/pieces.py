@@ -87,5 +87,38 @@ def observation(text: str, *, message: int, author: str = "environment", **about
     }
 
 
+def unreadable(kind: str, opaque: list[str], *, message: int, author: str, **about: Any) -> Piece:
+    """What renders to nothing and is kept all the same, as JSON: an encrypted thought, media beside text."""
+    return {
+        "kind": kind,
+        "author": author,
+        "message": message,
+        "prefix": "",
+        "text": "",
+        "suffix": "",
+        "opaque": opaque,
+        **about,
+    }
+
+
+def verbatim(kind: str, text: str, *, message: int, author: str, last: bool = True, **about: Any) -> Piece:
+    """Text that has its own labels or tags, as it stands; only the `last` of a message gets a line break after it."""
+    suffix = _break(text) if last else ""
+    return {"kind": kind, "author": author, "message": message, "text": text, "suffix": suffix, **about}
+
+
+def labelled(kind: str, label: str, text: str, *, message: int, author: str, **about: Any) -> Piece:
+    """A thought, an action or a reply that the log holds without its label, the action being text as it stands."""
+    return {
+        "kind": kind,
+        "author": author,
+        "message": message,
+        "prefix": label,
+        "text": text,
+        "suffix": _break(text),
+        **about,
+    }
+
+
 def _break(text: str) -> str:
     return "" if text.endswith("\n") else "\n"

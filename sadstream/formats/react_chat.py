@@ -73,7 +73,8 @@ def _is_text_message(message: Any) -> bool:
         isinstance(message, dict)
         and message.keys() <= {"role", "content"}
         and isinstance(message.get("content"), str)
-        and message.get("role") in _AUTHORS
+        and isinstance(message.get("role"), str)
+        and message["role"] in _AUTHORS
     )
 
 

@@ -1,0 +1,498 @@
+"""OpenAI chat messages: conversations, bare or in records of any kind."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import msgspec
+
+from sadstream.errors import RecordError
+from sadstream.formats import tags
+from sadstream.formats.anthropic import user_pieces
+from sadstream.formats.content import content_of
+from sadstream.formats.dialects import dialect_of
+from sadstream.formats.kinds import RecordFormat
+from sadstream.formats.outcomes import outcome_fields, remaining
+from sadstream.formats.pieces import AUTHORS, Piece, call, context, observation, say, thought, unreadable, verbatim
+from sadstream.formats.verbatim import (
+    Fields,
+    Json,
+    fields_of,
+    is_object,
+    items_of,
+    json_object,
+    noted,
+    rest,
+    string_of,
+    text_of,
+)
+from sadstream.frames import Draft
+
+_LISTS = ("messages", "traj", "trajectory", "conversation", "conversations")
+TOOLS = ("tools", "functions")
+# A record's `task` is a word for the kind of task more often than the request, which the first user message is.
+_NO_OUTCOME = ("task", "question", "instruction", "goal", "name")
+_THINKING = ("reasoning_content", "reasoning", "thinking")
+_ENCRYPTED = ("reasoning_details", "thinking_blocks", "thought_signature", "reasoning_signature")
+_USUAL_ROLES = {"system": "system", "user": "user", "agent": "assistant", "environment": "tool"}
+_FOREIGN_BLOCKS = ("tool_use", "tool_result", "redacted_thinking", "server_tool_use", "mcp_tool_use", "function_call")
+
+
+def recognise(record: Any) -> bool:
+    """A list of messages with known roles, an agent's among them; bare, or under a usual name."""
+    name, messages = _messages(record)
+    return messages is not None and not _is_foreign(record, name, messages)
+
+
+def recognise_tagged(record: Any) -> bool:
+    """Such messages without `tool_calls`, of which an agent's turn acts by tags."""
+    _, messages = _messages(record)
+    return (
+        messages is not None
+        and not is_logged_call(record)
+        and not any(m.get("tool_calls") for m in messages)
+        and any(_is_agent(m) and isinstance(m.get("content"), str) and tags.acts(m["content"]) for m in messages)
+    )
+
+
+def read(record: Any, raw: bytes) -> Iterable[Draft]:
+    """One trajectory; the record's other fields go to outcome, tools and `extra`."""
+    name, _ = _messages(record)
+    if not name:
+        yield conversation(items_of(raw))
+        return
+    yield record_draft(record, raw, conversation(items_of(fields_of(raw)[name])), mapped={name})
+
+
+def record_draft(record: dict[str, Any], raw: Json, draft: Draft, *, mapped: set[str]) -> Draft:
+    """A conversation with what its record says beside it: outcome, tools, id, and in `extra` all other fields."""
+    fields = fields_of(raw)
+    outcome = outcome_fields({k: v for k, v in record.items() if k not in mapped and k not in _NO_OUTCOME})
+    mapped = mapped | outcome.pop("mapped")
+    tools: list[str] = []
+    for name in TOOLS:
+        listed = tool_list(fields.get(name)) if name not in mapped else None
+        if listed is not None and not tools:
+            tools = listed
+            mapped.add(name)
+    native = record.get("id")
+    if isinstance(native, str) and native:
+        outcome["id"] = native
+        mapped.add("id")
+    return msgspec.structs.replace(draft, tools=tools, extra=remaining(fields, mapped), **outcome)
+
+
+def tool_list(raw: Json | None) -> list[str] | None:
+    """Tool definitions as they were written: a list, or one as JSON text; None for anything else."""
+    text = string_of(raw)
+    if text is not None:
+        raw = text.encode()
+    try:
+        return [bytes(tool).decode() for tool in msgspec.json.decode(raw or b"", type=list[msgspec.Raw])]
+    except msgspec.DecodeError:
+        return None
+
+
+def _messages(record: Any) -> tuple[str, list[dict[str, Any]] | None]:
+    """Name of the list of messages in a record ("" for a bare list), and the list; None if there is none."""
+    names = [n for n in _LISTS if n in record] if isinstance(record, dict) else [""]
+    for name in names:
+        messages = record[name] if name else record
+        if is_chat(messages) and any(_is_agent(m) or m["role"] in ("tool", "function") for m in messages):
+            return name, messages
+    return "", None
+
+
+def is_chat(messages: Any) -> bool:
+    """A list of messages, each with a role that is known and content that can be one."""
+    return isinstance(messages, list) and bool(messages) and all(_is_message(m) for m in messages)
+
+
+def _is_message(message: Any) -> bool:
+    return (
+        isinstance(message, dict)
+        and isinstance(message.get("role"), str)
+        and message["role"] in AUTHORS
+        and isinstance(message.get("content"), str | list | None)
+        and ("content" in message or message.keys() - {"role", "parts"} != set())
+    )
+
+
+def _is_agent(message: dict[str, Any]) -> bool:
+    return AUTHORS[message["role"]] == "agent"
+
+
+def _is_foreign(record: Any, name: str, messages: list[dict[str, Any]]) -> bool:
+    """Whether other readers know more of such messages: typed blocks of other makers, text with labels."""
+    if any(_has_foreign_block(m) for m in messages):
+        return True
+    if isinstance(record, dict) and ("trajectory_format" in record or "schema_version" in record):
+        return True
+    if any(m.get("tool_calls") or m.get("function_call") for m in messages):
+        return False
+    return any(
+        _is_agent(m) and isinstance(m.get("content"), str) and dialect_of(m["content"]) in ("react", "react-numbered")
+        for m in messages
+    )
+
+
+def _has_foreign_block(message: dict[str, Any]) -> bool:
+    content = message.get("content")
+    kinds = [b.get("type") for b in content if isinstance(b, dict)] if isinstance(content, list) else []
+    return any(k in _FOREIGN_BLOCKS for k in kinds if isinstance(k, str))
+
+
+def conversation(messages: Sequence[Json], *, n_prompt: int = 0) -> Draft:
+    """A draft of a list of messages.
+
+    Args:
+        n_prompt: how many of the first are prompt, the agent's turns there (examples) included.
+    """
+    fields = [fields_of(message) for message in messages]
+    tagged = _is_tagged(fields)
+    pieces: list[Piece] = []
+    acted = False
+    for index, message in enumerate(fields):
+        new = message_pieces(message, index=index, acted=acted, tagged=tagged)
+        if index < n_prompt:
+            new = [{**piece, "kind": "context"} for piece in new]
+        acted = acted or any(piece["kind"] == "act" for piece in new)
+        pieces += new
+    return Draft(pieces=pieces, dialect=tags.DIALECT, task=_first_request(pieces))
+
+
+def _first_request(pieces: list[Piece]) -> str | None:
+    return next((p["text"] for p in pieces if p["author"] == "user" and p["text"]), None)
+
+
+def _is_tagged(messages: list[Fields]) -> bool:
+    """Whether the agent acts by tags: then the chat stays verbatim, and what comes back needs no label."""
+    texts = [text_of(m.get("content")) for m in messages if AUTHORS.get(text_of(m.get("role"))) == "agent"]
+    return any(tags.acts(text) for text in texts)
+
+
+def message_pieces(fields: Fields, *, index: int, acted: bool, tagged: bool = False) -> list[Piece]:
+    """Pieces of a message; what has no place in them stands in the first one's `extra`.
+
+    Args:
+        fields: of the message, by name.
+        index: of the message in its log.
+        acted: whether the agent acted before: then what a user says is an answer.
+        tagged: whether the agent acts by tags in its text.
+    Raises:
+        RecordError: a role that nobody has.
+    """
+    role = string_of(fields.get("role"))
+    author = AUTHORS.get(role or "")
+    if author is None:
+        raise RecordError(f"message {index} has no role that is known", hint=f"one of: {', '.join(AUTHORS)}")
+    blocks = _with_media(_blocks(fields.get("content")))
+    mapped = {"role", "content"}
+    if author == "agent":
+        pieces, more = _agent(fields, blocks, index=index, tagged=tagged)
+        mapped |= more
+    elif author == "environment":
+        mapped |= {"tool_call_id", "name"}
+        pieces = _result(fields, blocks, index=index, tagged=tagged)
+    else:
+        pieces = [p for b in blocks for p in _said(b, index=index, author=author, acted=acted, tagged=tagged)]
+    notes: dict[str, Json | str] = {**rest(fields, mapped)}
+    if role != _USUAL_ROLES[author]:
+        notes["role"] = msgspec.json.encode(role)
+    if not pieces:
+        kind = "reason" if author == "agent" else "context"
+        content = bytes(fields.get("content", b"null")).decode()
+        pieces = [unreadable(kind, [content], message=index, author=author)]
+    return [noted(pieces[0], notes), *pieces[1:]]
+
+
+class _Block(NamedTuple):
+    """Part of a message's content: text, thought or call; media beside it, what else it says, and a placeholder."""
+
+    kind: str
+    text: str
+    opaque: tuple[str, ...] = ()
+    notes: Mapping[str, msgspec.Raw] = MappingProxyType({})
+    label: str = ""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        extra = {"extra": json_object({"block": json_object(self.notes)})} if self.notes else {}
+        return {**({"opaque": list(self.opaque)} if self.opaque else {}), **extra}
+
+
+def _blocks(raw: Json | None) -> list[_Block]:
+    if raw is None or bytes(raw).lstrip()[:1] != b"[":
+        text = text_of(raw)
+        return [_Block("text", text)] if text else []
+    return [_block(item) for item in items_of(raw)]
+
+
+def _block(raw: msgspec.Raw) -> _Block:
+    if not is_object(raw):
+        return _Block("text", text_of(raw))
+    fields = fields_of(raw)
+    kind = string_of(fields.get("type")) or "text"
+    if kind in ("text", "input_text", "output_text", "refusal"):
+        name = next((n for n in ("text", "value", "refusal", "content") if string_of(fields.get(n)) is not None), None)
+        if name is not None:
+            usual = {name, "type"} if kind == "text" else {name}
+            return _Block("text", text_of(fields[name]), notes=rest(fields, usual))
+    if kind in ("reasoning", "thinking"):
+        name = next((n for n in (kind, "text", "value", "content") if n in fields), kind)
+        inner = fields.get(name)
+        left = rest(fields, ("type", name))
+        opaque = (json_object(left),) if left else ()
+        return _Block("thought", content_of(inner)[0] if inner is not None else "", opaque)
+    if kind == "tool_call" and string_of(fields.get("value")) is not None:
+        return _Block("call", text_of(fields["value"]), notes=rest(fields, ("type", "value")))
+    return _Block("media", "", (bytes(raw).decode(),), label=content_of(b"[" + bytes(raw) + b"]")[0])
+
+
+def _with_media(blocks: list[_Block]) -> list[_Block]:
+    """Media go beside the text before them, or the first; alone they are named by a placeholder, which is rendered."""
+    if not any(b.kind == "media" for b in blocks):
+        return blocks
+    if not any(b.kind == "text" and b.text for b in blocks):
+        media = [b for b in blocks if b.kind == "media"]
+        shown = _Block("text", "", tuple(o for b in media for o in b.opaque), label=" ".join(b.label for b in media))
+        return [*(b for b in blocks if b.kind not in ("media", "text")), shown]
+    kept: list[_Block] = []
+    waiting: tuple[str, ...] = ()
+    for block in blocks:
+        at = next((i for i in reversed(range(len(kept))) if kept[i].kind == "text"), None)
+        if block.kind == "media" and at is not None:
+            kept[at] = kept[at]._replace(opaque=kept[at].opaque + block.opaque)
+        elif block.kind == "media":
+            waiting += block.opaque
+        elif block.kind == "text" and block.text:
+            kept.append(block._replace(opaque=waiting + block.opaque))
+            waiting = ()
+        elif block.kind != "text":
+            kept.append(block)
+    return kept
+
+
+def _labelled(piece: Piece, block: _Block) -> Piece:
+    """A piece with the placeholder of its media, which the log does not hold."""
+    return {**piece, "prefix": piece.get("prefix", "") + block.label} if block.label else piece
+
+
+def _said(block: _Block, *, index: int, author: str, acted: bool, tagged: bool) -> list[Piece]:
+    answers = acted and author == "user"
+    if tagged and answers and not block.label:
+        return tags.reply_pieces(block.text, message=index, author=author, **block.about)
+    pieces = user_pieces(block.text, message=index, author=author, answers=answers, **block.about)
+    if not pieces:
+        make = observation if answers else context
+        pieces = [make("", message=index, author=author, **block.about)]
+    return [_labelled(pieces[0], block), *pieces[1:]]
+
+
+def _result(fields: Fields, blocks: list[_Block], *, index: int, tagged: bool) -> list[Piece]:
+    about: dict[str, Any] = {"call_id": id_of(fields.get("tool_call_id")), "name": string_of(fields.get("name"))}
+    if tagged and blocks and not any(b.label for b in blocks):
+        return [
+            piece
+            for b in blocks
+            for piece in tags.reply_pieces(b.text, message=index, author="environment", **b.about, **about)
+        ]
+    return [
+        _labelled(observation(b.text, message=index, **b.about, **about), b) for b in blocks or [_Block("text", "")]
+    ]
+
+
+def id_of(raw: Json | None) -> str | None:
+    """An id: a string, or a number as it was written."""
+    return text_of(raw) or None
+
+
+def _agent(fields: Fields, blocks: list[_Block], *, index: int, tagged: bool) -> tuple[list[Piece], set[str]]:
+    """Pieces of the agent's turn, and the names of the fields that are in them."""
+    mapped: set[str] = set()
+    pieces: list[Piece] = []
+    for name in _THINKING:
+        text = string_of(fields.get(name))
+        if text and text not in (p["text"] for p in pieces):
+            where = {} if name == _THINKING[0] else {"extra": json_object({"field": f'"{name}"'})}
+            pieces.append(thought(text, message=index, hidden=True, **where))
+            mapped.add(name)
+    encrypted = {name: fields[name] for name in _ENCRYPTED if name in fields and bytes(fields[name]) != b"null"}
+    if encrypted:
+        mapped |= encrypted.keys()
+        opaque = [json_object(encrypted)]
+        if pieces:
+            pieces[0]["opaque"] = opaque
+        else:
+            pieces.append(unreadable("reason", opaque, message=index, author="agent", hidden=True))
+    calls, named = _calls(fields, index=index)
+    mapped |= named
+    last_act = next((i for i in reversed(range(len(blocks))) if blocks[i].kind == "call"), -1)
+    for position, block in enumerate(blocks):
+        follows = bool(calls) or position < last_act
+        thinks = any(piece["text"] for piece in pieces if piece["kind"] == "reason")
+        pieces += _agent_block(block, index=index, act_follows=follows, tagged=tagged, prompt_opens=not thinks)
+    refusal = string_of(fields.get("refusal"))
+    if refusal and not blocks:
+        pieces.append(say(refusal, message=index, extra=json_object({"field": '"refusal"'})))
+        mapped.add("refusal")
+    return pieces + calls, mapped
+
+
+def _agent_block(block: _Block, *, index: int, act_follows: bool, tagged: bool, prompt_opens: bool) -> list[Piece]:
+    if block.kind == "thought":
+        return [thought(block.text, message=index, hidden=True, **block.about)] if block.text or block.opaque else []
+    if block.kind == "call":
+        return call_texts(block.text, message=index, **block.about)
+    if not block.text.strip():
+        if block.label:
+            return [_labelled(say("", message=index, **block.about), block)]
+        opaque = [*([msgspec.json.encode(block.text).decode()] if block.text else []), *block.opaque]
+        return [unreadable("reason", opaque, message=index, author="agent")] if opaque else []
+    how = {"act_follows": act_follows, "tagged": tagged, "prompt_opens": prompt_opens}
+    return said_by_agent(block.text, index=index, **how, **block.about)
+
+
+def said_by_agent(
+    text: str,
+    *,
+    index: int,
+    act_follows: bool = False,
+    tagged: bool = False,
+    prompt_opens: bool = True,
+    **about: Any,
+) -> list[Piece]:
+    """The agent's text: verbatim where it is cut by tags, else a message, or a thought where an act follows.
+
+    Args:
+        prompt_opens: whether `</think>` alone closes a thought; not where the message has its thought elsewhere.
+        about: further fields of the first piece.
+    """
+    if tagged:
+        pieces = tags.agent_pieces(text, message=index, act_follows=act_follows)
+    else:
+        parts = tags.cut(text, act_follows=act_follows, only=tags.THOUGHTS, prompt_opens=prompt_opens)
+        pieces = [
+            verbatim(p.kind, p.text, message=index, author="agent", **p.about)
+            if p.tag
+            else (thought if p.kind == "reason" else say)(p.text, message=index)
+            for p in parts
+        ]
+    return [{**pieces[0], **about}, *pieces[1:]]
+
+
+def _calls(fields: Fields, *, index: int) -> tuple[list[Piece], set[str]]:
+    pieces: list[Piece] = []
+    mapped: set[str] = set()
+    raw = fields.get("tool_calls")
+    if raw is not None and bytes(raw) != b"null":
+        pieces = [_call(fields_of(c), index=index) for c in msgspec.json.decode(raw, type=list[msgspec.Raw])]
+        mapped.add("tool_calls")
+    legacy = fields.get("function_call")
+    if is_object(legacy) and string_of(fields_of(legacy).get("name")):
+        pieces.append(_call({"function": msgspec.Raw(bytes(legacy or b""))}, index=index, legacy=True))
+        mapped.add("function_call")
+    return pieces, mapped
+
+
+def _call(fields: Fields, *, index: int, legacy: bool = False) -> Piece:
+    """A tool call; Inspect's and others' have name and arguments beside the id, OpenAI's under `function`."""
+    function = fields.get("function")
+    nested = is_object(function)
+    inner = fields_of(function) if nested else fields
+    name = text_of(inner.get("name")) if nested or "name" in fields else text_of(function)
+    arguments = text_of(inner.get("arguments"))
+    left = rest(fields, ("id", "function", *(() if nested else ("name", "arguments"))))
+    if string_of(left.get("type")) == "function":
+        del left["type"]
+    inner_left = rest(inner, ("name", "arguments")) if nested else {}
+    notes = {**left, **({"function": msgspec.Raw(json_object(inner_left).encode())} if inner_left else {})}
+    if legacy:
+        notes["legacy"] = msgspec.Raw(b"true")
+    piece = call(name, arguments, message=index, syntax=syntax_of(arguments), call_id=id_of(fields.get("id")))
+    return noted(piece, {"tool_call": json_object(notes)}) if notes else piece
+
+
+def syntax_of(arguments: str) -> str:
+    """What arguments are written in: json, or text where it is none.
+
+    >>> syntax_of('{"a": 1}'), syntax_of(""), syntax_of("{'a': 1}")
+    ('json', 'json', 'text')
+    """
+    try:
+        msgspec.json.decode(arguments or "{}")
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        return "text"
+    return "json"
+
+
+def call_texts(text: str, *, message: int, **about: Any) -> list[Piece]:
+    """Calls in a text of JSON, `{"name": ..., "arguments": ...}` or a list of such; the arguments as they stand.
+
+    The text itself is kept in `extra` where it is not what these two, written plainly, give.
+    """
+    try:
+        raws = items_of(text.encode()) or [msgspec.Raw(text.encode())]
+        calls = [fields_of(raw) for raw in raws]
+    except (msgspec.DecodeError, RecursionError):
+        return [call("", text, message=message, syntax="text", **about)]
+    pieces = []
+    for raw, fields in zip(raws, calls, strict=True):
+        name, key = text_of(fields.get("name")), "parameters" if "parameters" in fields else "arguments"
+        arguments = text_of(fields.get(key))
+        piece = call(name, arguments, message=message, syntax=syntax_of(arguments), **about)
+        plain = f'{{"name": {msgspec.json.encode(name).decode()}, "arguments": {arguments}}}'
+        if plain != (text if len(raws) == 1 else bytes(raw).decode()):
+            piece = noted(piece, {"call": bytes(raw).decode()})
+        pieces.append(piece)
+    return pieces
+
+
+def is_logged_call(record: Any) -> bool:
+    """`{request: {messages}, response}`, or messages with the `response` beside them."""
+    if not isinstance(record, dict):
+        return False
+    request = record.get("request", record)
+    return isinstance(request, dict) and is_chat(request.get("messages")) and _is_response(record.get("response"))
+
+
+def _is_response(response: Any) -> bool:
+    if isinstance(response, str):
+        return response.lstrip().startswith("data:") and '"chat.completion.chunk"' in response[:2000]
+    choices = response.get("choices") if isinstance(response, dict) else None
+    return isinstance(choices, list) and bool(choices) and isinstance(choices[0], dict) and "message" in choices[0]
+
+
+def recognise_completion(record: Any) -> bool:
+    """`prompt` and `completion` as messages; of the two the prompt may be a string."""
+    if not isinstance(record, dict) or not is_chat(record.get("completion")):
+        return False
+    prompt = record.get("prompt")
+    return isinstance(prompt, str) or prompt == [] or is_chat(prompt)
+
+
+def read_completion(record: Any, raw: bytes) -> Iterable[Draft]:
+    """One trajectory: all of the prompt is context, the agent's turns in it (examples) included."""
+    fields = fields_of(raw)
+    prompt: list[Json] = list(items_of(fields["prompt"]))
+    if isinstance(record["prompt"], str):
+        prompt = [json_object({"role": '"user"', "content": fields["prompt"]}).encode()]
+    draft = conversation([*prompt, *items_of(fields["completion"])], n_prompt=len(prompt))
+    yield record_draft(record, raw, draft, mapped={"prompt", "completion"})
+
+
+# Stands before react-chat: a tagged turn may quote `Action:` at a line start.
+TAGGED_FORMATS = (
+    RecordFormat(
+        "tagged-chat",
+        "chat messages whose agent acts by `<tool_call>`, `<search>`, `<function=...>` (Hermes, WebDancer, OpenHands)",
+        recognise_tagged,
+        read,
+    ),
+)
+FORMATS = (
+    RecordFormat(
+        "verifiers", "`prompt` and `completion` messages (verifiers, prime-rl)", recognise_completion, read_completion
+    ),
+    RecordFormat("openai-chat", "OpenAI chat messages, `tool_calls` or plain (tau-bench, OpenHands)", recognise, read),
+)
