@@ -24,8 +24,8 @@ from sadstream.containers import (
     table_records,
 )
 from sadstream.errors import FormatError, InputError, SadstreamError
-from sadstream.formats import NAMES, Format, RecordFormat, SessionFormat, SessionRecord, TextFormat, beside
-from sadstream.formats.chosen import UserFormat, chosen_formats
+from sadstream.formats import Format, RecordFormat, SessionFormat, SessionRecord, TextFormat, beside
+from sadstream.formats.chosen import UserFormat, chosen_formats, nearest_formats
 from sadstream.frames import LOG_SCHEMA, Draft, log_frame
 from sadstream.paths import LogFile, find_logs, is_local
 from sadstream.streams import Stream, ignore, open_stream
@@ -150,7 +150,7 @@ def _read_file(
         if file.named:
             raise FormatError(
                 f"{file}: not a log that sadstream knows: {error}",
-                hint=f"formats read: {', '.join(NAMES)}; see README, Your own logs",
+                hint="`sadstream segment --help` lists the formats read; docs/formats.md shows how to add your own",
             ) from error
         yield Draft(refused="unrecognised", detail=str(error))
     except Malformed as error:
@@ -330,5 +330,8 @@ def _describe(value: Any) -> str:
         return "an evaluation report, no run: what it says is read with the run that it lies beside"
     if isinstance(value, dict):
         names = ", ".join(list(value)[:6])
-        return f"a JSON object with the keys {names}" if names else "an empty JSON object"
-    return f"a JSON {'array' if isinstance(value, list) else type(value).__name__} without a run in it"
+        look = f"a JSON object with the keys {names}" if names else "an empty JSON object"
+    else:
+        look = f"a JSON {'array' if isinstance(value, list) else type(value).__name__} without a run in it"
+    near = nearest_formats(value)
+    return f"{look}; nearest to it: {', '.join(near)}" if near else look

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from sadstream.codec import TeacherArrays, encode_teacher_sample
+from sadstream.formats import FORMATS
 from sadstream.frames import row_trajectory
 from sadstream.segment import segment
 from sadstream_schemas import MANIFEST_VERSION, RECORDS, InputFile, Manifest, Shard, json_schema
@@ -79,11 +80,21 @@ def examples() -> dict[str, bytes]:
     }
 
 
+def format_table() -> str:
+    """Content of the module that `segment --help` prints: the formats, without importing the library."""
+    rows = "".join(f"    ({f.name!r}, {f.about!r}),\n" for f in FORMATS)
+    about = '"""The formats read, for help to print at once. Written by `python -m tests.golden`."""'
+    return f"{about}\n\nTABLE = (\n{rows})\n"
+
+
 def _pretty(record: msgspec.Struct) -> bytes:
     return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
 
 
+FORMAT_TABLE = FOLDER.parent.parent / "cli" / "sadstream_cli" / "format_table.py"
+
 if __name__ == "__main__":
+    FORMAT_TABLE.write_text(format_table(), encoding="utf-8")
     for name, content in {**schemas(), **examples()}.items():
         target = FOLDER / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,11 @@
+import importlib.util
+
 import msgspec
 import numpy as np
 import pytest
 
 from sadstream.codec import decode_teacher_sample
+from sadstream.formats import FORMATS
 from sadstream_schemas import RECORDS, Manifest, Span, TeacherSample, Trajectory, decode_json, decode_msgpack
 from tests import golden
 
@@ -54,3 +57,10 @@ def test_what_we_write_is_strict():
 def test_every_field_of_every_record_is_described():
     for name in RECORDS:
         assert golden.schemas()[f"{name}.schema.json"].count(b'"description"') > 2
+
+
+def test_the_formats_that_help_prints_are_those_read():
+    spec = importlib.util.spec_from_file_location("format_table", golden.FORMAT_TABLE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert tuple((f.name, f.about) for f in FORMATS) == module.TABLE, "stale: python -m tests.golden"

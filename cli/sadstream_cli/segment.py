@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from sadstream_cli.format_table import TABLE
 from sadstream_cli.output import ProgressLine, json_option, print_facts, print_json
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -23,7 +24,13 @@ class _Size(click.ParamType):
         return int(float(found[1]) * _UNITS[found[2]])
 
 
-@click.command("segment")
+def _formats() -> str:
+    width = max(len(name) for name, _ in TABLE)
+    rows = "\n".join(f"  {name:<{width}}  {about}" for name, about in TABLE)
+    return f"\b\nFormats, recognised from content:\n{rows}"
+
+
+@click.command("segment", epilog=_formats())
 @click.argument("logs", nargs=-1, required=True)
 @click.option("--out", required=True, type=click.Path(), help="New folder for the span shards.")
 @click.option("--format", default="auto", show_default=True, help="A format's name, or module:function for your own.")
@@ -44,9 +51,8 @@ class _Size(click.ParamType):
 def command(logs: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Cut raw agent logs into REASON, ACT and observation spans.
 
-    LOGS are files, folders, globs in quotes, fsspec URLs, or - for standard input; .gz and .zst are unpacked. The
-    format of each record is recognised by its content: ReAct texts, numbered or not, in text files, JSON lines,
-    arrays or chat messages; `> ` transcripts (ALFWorld); WebShop notebooks; {"text": ...} lines; Trajectory lines.
+    LOGS are files, folders, globs in quotes, fsspec URLs, or - for standard input; .gz and .zst are unpacked, Parquet,
+    Arrow and zip files are looked into. The format of each record is recognised by its content.
 
     \b
     Example:

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -37,6 +38,22 @@ def chosen_formats(format: str | UserFormat) -> tuple[Format, ...]:
         hint = f"did you mean {' or '.join(near)}?" if near else f"one of: auto, {', '.join(NAMES)}, or module:function"
         raise ConfigError(f"unknown format {format!r}", hint=hint)
     return named
+
+
+def nearest_formats(value: Any) -> list[str]:
+    """Names of the formats whose description shares most words with a record's keys; at most three, maybe none."""
+    words = _keys(value) | {key for child in _children(value) for key in _keys(child)}
+    shared = {f.name: len(words & set(re.findall(r"[a-z_]+", f"{f.name} {f.about}".lower()))) for f in FORMATS}
+    return sorted((name for name, n in shared.items() if n), key=lambda name: -shared[name])[:3]
+
+
+def _keys(value: Any) -> set[str]:
+    return {str(key).lower() for key in value} if isinstance(value, dict) else set()
+
+
+def _children(value: Any) -> list[Any]:
+    lists = value.values() if isinstance(value, dict) else [value]
+    return [child for children in lists if isinstance(children, list) for child in children[:1]]
 
 
 def _imported(name: str) -> UserFormat:
