@@ -18,6 +18,8 @@ BOM = b"\xef\xbb\xbf"
 ZIP, PARQUET, ARROW = b"PK\x03\x04", b"PAR1", b"ARROW1"
 _JSON_BLANKS = re.compile(r"[ \t\r\n]*")
 _CHILDREN_LOOKED_AT = 100
+# Decoded, cut and written, a record takes some twenty times its size in memory.
+MAX_RECORD_BYTES = 256 * 2**20
 
 
 class Malformed(Exception):
@@ -113,6 +115,8 @@ def _json_lines(stream: Stream, lines: Iterator[bytes]) -> Iterator[JsonValue]:
         if not line.strip():
             continue
         try:
+            if len(line) > MAX_RECORD_BYTES:
+                raise ValueError(f"a record of {len(line):,} bytes, and {MAX_RECORD_BYTES:,} is the limit")
             yield JsonValue(number, "", line, _decode(line))
         except ValueError as error:
             pending = (number, line, str(error))
@@ -214,15 +218,19 @@ def _end_of_blanks(text: str, at: int) -> int:
     return blanks.end() if blanks else at
 
 
-def table_records(data: bytes) -> Iterator[JsonValue]:
-    """Rows of a Parquet or Arrow file as records, a row group at a time."""
-    source = pa.BufferReader(data)
-    if data.startswith(PARQUET):
+def table_records(source: str | bytes, *, is_parquet: bool) -> Iterator[JsonValue]:
+    """Rows of a Parquet or Arrow file as records, streamed in row groups.
+
+    Args:
+        source: path of a file, or its content where it had to be unpacked or fetched.
+    """
+    opened = pa.memory_map(source) if isinstance(source, str) else pa.BufferReader(source)
+    if is_parquet:
         import pyarrow.parquet as pq
 
-        batches: Iterator[Any] = pq.ParquetFile(source).iter_batches(batch_size=256)
+        batches: Iterator[Any] = pq.ParquetFile(opened).iter_batches(batch_size=256)
     else:
-        reader = pa.ipc.open_file(source)
+        reader = pa.ipc.open_file(opened)
         batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
     number = 0
     for batch in batches:

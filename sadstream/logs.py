@@ -183,7 +183,9 @@ def _read_stream(
     if head.startswith(ZIP):
         yield from _read_archive(file, stream.read_all(), of_records, on_error)
     elif head.startswith((PARQUET, ARROW)):
-        yield from _known_records(table_records(stream.read_all()), of_records, file, on_error)
+        is_whole = is_local(file.path) and not stream.packed
+        rows = table_records(file.path if is_whole else stream.read_all(), is_parquet=head.startswith(PARQUET))
+        yield from _known_records(rows, of_records, file, on_error)
     elif _JSON_START.match(head.removeprefix(BOM)) and of_records:
         yield from _known_records(json_records(stream, _recogniser(of_records)), of_records, file, on_error)
     else:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sadstream import containers
 from sadstream.errors import ConfigError, FormatError, InputError, SadstreamError
 from sadstream.frames import LOG_SCHEMA
 from sadstream.logs import scan_logs
@@ -408,13 +409,29 @@ def test_an_unrecognised_file_is_an_error_if_named_and_listed_if_met(tmp_path, k
     write(tmp_path / "logs" / "whole", lines())
     with pytest.raises(FormatError, match="not a log that sadstream knows") as caught:
         scan_logs(str(path)).collect()
-    assert "transcript" in caught.value.hint
+    assert "segment --help" in caught.value.hint
     for met in (tmp_path / "logs", tmp_path / "logs" / "*"):
         frame = scan_logs(str(met)).collect()
         assert [reason for reason, _ in refused_of(frame)] == ["unrecognised"]
         assert texts_of(frame) == TEXTS
     with pytest.raises(FormatError):
         scan_logs([str(tmp_path / "logs"), str(path)]).collect()
+
+
+def test_an_unrecognised_record_is_told_the_formats_nearest_to_it(tmp_path):
+    path = write(tmp_path / "log.json", '{"prompt": [], "completion": [], "reward": 1}')
+    with pytest.raises(FormatError, match=r"keys prompt, completion, reward; nearest to it: .*verifiers"):
+        scan_logs(str(path)).collect()
+
+
+def test_a_record_beyond_the_limit_is_refused_by_name_and_the_others_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(containers, "MAX_RECORD_BYTES", 1_000)
+    large = json.dumps({"text": "Thought: " + "x" * 1_000})
+    path = write(tmp_path / "log.jsonl", f"{lines()}{large}\n{lines()}")
+    with pytest.raises(FormatError, match=rf"log.jsonl:{len(TEXTS) + 1}: a record of 1,0.. bytes"):
+        scan_logs(str(path)).collect()
+    frame = scan_logs(str(path), on_error="skip").collect()
+    assert texts_of(frame) == TEXTS * 2
 
 
 @pytest.mark.parametrize("content", [b"", gzip.compress(b""), zst(b"")])
