@@ -190,17 +190,30 @@ class StageFolder:
         path: the folder.
         shards: those committed so far, in order; also by an earlier run that was interrupted.
         done: the manifest, if an earlier run with the same options and inputs finished.
+        extends: what a finished run had made before inputs were added: `inputs` (names), `n_shards`, `totals`, and
+            `n_rejects_bytes`; empty where nothing was.
     """
 
-    def __init__(self, path: Path, stage: Stage, config: dict[str, Any], inputs: Sequence[InputFile]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        stage: Stage,
+        config: dict[str, Any],
+        inputs: Sequence[InputFile],
+        *,
+        may_grow: bool = False,
+    ) -> None:
         """Open or create the folder.
 
+        Args:
+            may_grow: whether a finished folder takes further inputs in further shards.
         Raises:
             ManifestError: it holds something else, or the result of other options or inputs (which are named).
         """
         self.path = path
         self.shards: list[Shard] = []
         self.done: Manifest | None = None
+        self.extends: dict[str, Any] = {}
         self._manifest = Manifest(
             format_version=MANIFEST_VERSION,
             stage=stage,
@@ -217,6 +230,9 @@ class StageFolder:
             if not before.complete:
                 self._lock()
                 before = _read(path / MANIFEST)
+            if may_grow and before.complete and self._has_more_inputs_than(before):
+                self._lock()
+                before = self._grow(before)
             self._resume(before)
             return
         if path.is_dir() and any(not _is_ours(p.name) for p in path.iterdir()):
@@ -241,6 +257,30 @@ class StageFolder:
             ) from error
         except OSError:
             pass  # a file system without locks
+
+    def _has_more_inputs_than(self, before: Manifest) -> bool:
+        mine = self._manifest
+        known = {(file.path, file.sha256) for file in mine.inputs}
+        return (
+            before.config_hash == mine.config_hash
+            and len(before.inputs) < len(mine.inputs)
+            and all((file.path, file.sha256) in known for file in before.inputs)
+        )
+
+    def _grow(self, before: Manifest) -> Manifest:
+        """Open a finished folder for further inputs. Returns its manifest as an unfinished one."""
+        rejects = self.path / "rejects.jsonl"
+        extends = {
+            "inputs": [file.path for file in before.inputs],
+            "n_shards": len(before.shards),
+            "totals": before.totals,
+            "n_rejects_bytes": rejects.stat().st_size if rejects.exists() else 0,
+        }
+        journal = b"".join(msgspec.json.encode(shard) + b"\n" for shard in before.shards)
+        write_atomically(self.path / _JOURNAL, journal)
+        grown = msgspec.structs.replace(self._manifest, extends=extends)
+        write_atomically(self.path / MANIFEST, _encode(grown))
+        return grown
 
     def _resume(self, before: Manifest) -> None:
         mine = self._manifest
@@ -279,6 +319,8 @@ class StageFolder:
             for leftover in (_JOURNAL, _LOCK):
                 (self.path / leftover).unlink(missing_ok=True)
             return
+        self._manifest = msgspec.structs.replace(mine, resolved=before.resolved, extends=before.extends)
+        self.extends = before.extends
         self.shards = self._read_journal()
         named = {name for shard in self.shards for name in (shard.name, index_name(shard.name))}
         for file in self.path.iterdir():
@@ -335,6 +377,7 @@ class StageFolder:
             shards=self.shards,
             files={name: sha256_of(self.path / name) for name in files},
             totals=totals,
+            extends={},
             complete=True,
         )
         write_atomically(self.path / MANIFEST, _encode(manifest))

@@ -17,7 +17,7 @@ from sadstream.errors import ConfigError, InputError
 from sadstream.formats.chosen import chosen_formats
 from sadstream.frames import LOG_SCHEMA
 from sadstream.logs import OnError, read_logs
-from sadstream.manifest import Input, StageFolder, describe_inputs, write_atomically
+from sadstream.manifest import Input, StageFolder, describe_inputs, index_name, write_atomically
 from sadstream.paths import LogFile, find_logs
 from sadstream.progress import Progress
 from sadstream.score import KINDS, SCORES, score
@@ -89,7 +89,7 @@ def segment_logs(config: SegmentConfig, progress: Progress) -> dict[str, Any]:
         options = msgspec.to_builtins(config)
         decisive = {key: value for key, value in options.items() if key not in ("logs", "out")}
         decisive["remote"] = [file.path for file in files if "://" in file.path]
-        folder = StageFolder(out, "segment", decisive, describe_inputs(inputs, out))
+        folder = StageFolder(out, "segment", decisive, describe_inputs(inputs, out), may_grow=True)
         if folder.done is not None:
             return {**folder.done.totals, "out": config.out, "already_done": True}
         totals = _write_spans(files, config, folder, progress)
@@ -187,10 +187,12 @@ def _write_spans(
     formats: Counter[str] = Counter()
     kept_spans: Counter[str] = Counter()
     refused_spans: Counter[str] = Counter()
-    rejects: list[bytes] = []
-    seen_ids: Counter[str] = Counter()
     names = {file.name for file in files}
-    seen_content: set[str] = set()
+    before = folder.extends
+    files = [file for file in files if file.name not in before.get("inputs", ())]
+    seen_ids, seen_content = _seen_before(folder)
+    rejected_before = _rejects_before(folder)
+    rejects: list[bytes] = []
 
     def samples() -> Iterator[Sample]:
         blocks = read_logs(files, formats=chosen_formats(config.format), on_error=config.on_error, on_bytes=count)
@@ -220,25 +222,26 @@ def _write_spans(
                 yield Sample(sample_key(row["id"]), "json", data, {name: row[name] for name in INDEX_SCHEMA})
 
     n_committed = len(folder.shards)
-    for number, shard in enumerate(_by_size(samples(), config.shard_size)):
+    for number, shard in enumerate(_by_size(samples(), config.shard_size), before.get("n_shards", 0)):
         # A shard that an interrupted run committed is made again only in memory: cutting is cheap, and it keeps
         # ids, duplicates and totals right.
         if number >= n_committed:
             write_shard(folder, shard, INDEX_SCHEMA)
-    if not formats and not tally["not-a-run"] and not tally["filtered"]:
+    if not before and not formats and not tally["not-a-run"] and not tally["filtered"]:
         found = ", ".join(f"{tally[k]} {k}" for k in ("unrecognised", "empty", "malformed") if tally[k])
         raise InputError(
             f"{', '.join(config.logs)}: no trajectory in it" + (f" ({found})" if found else ""),
             hint="see README, Your own logs, for the formats read",
         )
-    if rejects:
-        write_atomically(folder.path / REJECTS, b"\n".join(rejects) + b"\n")
-    if not formats and not tally["filtered"]:
+    listed = rejected_before + [line for line in rejects if line not in set(rejected_before)]
+    if listed:
+        write_atomically(folder.path / REJECTS, b"\n".join(listed) + b"\n")
+    if not before and not formats and not tally["filtered"]:
         raise InputError(
             f"{', '.join(config.logs)}: {tally['not-a-run']} records, and in none an agent acts or thinks",
             hint=f"{folder.path / REJECTS} lists them",
         )
-    return {
+    totals = {
         "n_trajectories": formats.total(),
         "n_rejected": tally["not-a-run"],
         "n_filtered": tally["filtered"],
@@ -251,10 +254,37 @@ def _write_spans(
         "n_spans": {kind: kept_spans[kind] for kind in KINDS},
         "n_rejected_spans": {kind: refused_spans[kind] for kind in KINDS},
         "n_bytes_in": n_bytes_in,
-        "n_shards": len(folder.shards),
         "formats": dict(sorted(formats.items())),
-        "out": config.out,
     }
+    totals = _added(before.get("totals", {}), totals)
+    return {**totals, "n_shards": len(folder.shards), "out": config.out}
+
+
+def _seen_before(folder: StageFolder) -> tuple[Counter[str], set[str]]:
+    """Native ids and content hashes of the trajectories that a growing folder held before."""
+    n_shards = folder.extends.get("n_shards", 0)
+    if not n_shards:
+        return Counter(), set()
+    paths = [folder.path / index_name(shard.name) for shard in folder.shards[:n_shards]]
+    rows = pl.scan_parquet(paths).select("id", "file", "content_hash").collect()
+    native = rows.filter(~pl.col("id").str.starts_with(pl.col("file") + "#"))
+    return Counter(native["id"].to_list()), set(rows["content_hash"].to_list())
+
+
+def _rejects_before(folder: StageFolder) -> list[bytes]:
+    n_bytes = folder.extends.get("n_rejects_bytes", 0)
+    return (folder.path / REJECTS).read_bytes()[:n_bytes].split(b"\n")[:-1] if n_bytes else []
+
+
+def _added(before: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Totals of both, name by name; numbers below names too."""
+    both = dict(before)
+    for name, value in more.items():
+        if isinstance(value, dict):
+            both[name] = _added(both.get(name, {}), value)
+        else:
+            both[name] = both.get(name, 0) + value
+    return both
 
 
 def _scored(block: pl.DataFrame, config: SegmentConfig) -> pl.DataFrame:

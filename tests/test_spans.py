@@ -1,3 +1,4 @@
+import contextlib
 import hashlib
 import io
 import json
@@ -17,7 +18,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from sadstream import iter_samples, scan_index, scan_logs, scan_shards, score, segment, write_shards
+from sadstream import (
+    iter_samples,
+    manifest,
+    scan_index,
+    scan_logs,
+    scan_shards,
+    score,
+    segment,
+    shards,
+    spans,
+    write_shards,
+)
 from sadstream.errors import ConfigError, FormatError, InputError, ManifestError, ShardError
 from sadstream.frames import row_trajectory, trajectory_row
 from sadstream.manifest import load_manifest, verify
@@ -390,10 +402,6 @@ def test_changed_inputs_are_named(tmp_path):
     with pytest.raises(ManifestError, match=r"made from other inputs: b.jsonl has changed"):
         cut(logs, out)
     (logs / "b.jsonl").write_text(text)
-    (logs / "c.jsonl").write_text(text)
-    with pytest.raises(ManifestError, match=r"made from other inputs: c.jsonl is new"):
-        cut(logs, out)
-    (logs / "c.jsonl").unlink()
     (logs / "a.jsonl").unlink()
     with pytest.raises(ManifestError, match=r"made from other inputs: a.jsonl is gone"):
         cut(logs, out)
@@ -620,3 +628,79 @@ def test_memory_does_not_grow_with_the_number_of_trajectories(tmp_path):
         return most
 
     assert peak(1_200) < 1.4 * peak(600)
+
+
+# ---- growing
+
+
+def test_added_files_alone_are_read_into_further_shards(tmp_path):
+    logs, out = tmp_path / "logs", tmp_path / "out"
+    logs.mkdir()
+    (logs / "b.jsonl").write_text('{"text": "Thought: b\\n", "id": "x"}\n{"text": "words"}\n')
+    config = SegmentConfig(logs=(str(logs),), out=str(out), dedupe=True)
+    first = segment_logs(config, silent)
+    kept = (out / "shard-000000.tar").read_bytes()
+    # Before and after in order; one text and one id that were there already.
+    (logs / "a.jsonl").write_text('{"text": "Thought: a\\n", "id": "x"}\n{"text": "Thought: b\\n", "id": "y"}\n')
+    (logs / "c.jsonl").write_text('{"text": "words"}\n')
+    read: list[str] = []
+    grown = segment_logs(config, lambda done, total, unit, note="": read.append(note))
+    assert (out / "shard-000000.tar").read_bytes() == kept
+    assert (first["n_trajectories"], grown["n_trajectories"]) == (1, 2)
+    assert (grown["n_rejected"], grown["n_duplicates"], grown["n_shards"]) == (2, 1, 2)
+    assert grown["n_bytes_in"] == sum(p.stat().st_size for p in logs.iterdir())
+    index = scan_index(out).collect()
+    assert index["id"].to_list() == ["x", "x~2"]
+    assert index["file"].to_list() == ["b.jsonl", "a.jsonl"]
+    assert len((out / "rejects.jsonl").read_bytes().splitlines()) == 3
+    assert segment_logs(config, silent)["already_done"]
+
+
+@pytest.mark.parametrize("change", ["removed", "changed"])
+def test_inputs_that_were_read_and_are_otherwise_now_are_refused(tmp_path, change):
+    logs, out = tmp_path / "logs", tmp_path / "out"
+    logs.mkdir()
+    for name in "ab":
+        (logs / f"{name}.jsonl").write_text(f'{{"text": "Thought: {name}\\n"}}\n')
+    config = SegmentConfig(logs=(str(logs),), out=str(out))
+    segment_logs(config, silent)
+    (logs / "c.jsonl").write_text('{"text": "Thought: c\\n"}\n')
+    if change == "removed":
+        (logs / "a.jsonl").unlink()
+    else:
+        (logs / "a.jsonl").write_text('{"text": "Thought: other\\n"}\n')
+    with pytest.raises(ManifestError, match="made from other inputs"):
+        segment_logs(config, silent)
+
+
+def test_a_growing_folder_that_was_interrupted_grows_to_the_same_bytes(tmp_path):
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "a.jsonl").write_text('{"text": "Thought: a\\n"}\n' * 3)
+    for name in ("undisturbed", "disturbed"):
+        segment_logs(SegmentConfig(logs=(str(logs),), out=str(tmp_path / name), shard_size=1), silent)
+    (logs / "b.jsonl").write_text('{"text": "Thought: b\\n"}\n' * 3 + '{"text": "no run"}\n')
+    undisturbed = SegmentConfig(logs=(str(logs),), out=str(tmp_path / "undisturbed"), shard_size=1)
+    segment_logs(undisturbed, silent)
+    disturbed = SegmentConfig(logs=(str(logs),), out=str(tmp_path / "disturbed"), shard_size=1)
+    n_written = 0
+    real = manifest.write_atomically
+
+    for stop_at in range(1, 12):
+        n_written = 0
+
+        def stopping(path, data):
+            nonlocal n_written
+            n_written += 1
+            if n_written == stop_at:  # noqa: B023 - used within the turn of the loop
+                raise Stopped
+            return real(path, data)
+
+        with pytest.MonkeyPatch.context() as patch:
+            for module in (manifest, shards, spans):
+                patch.setattr(module, "write_atomically", stopping)
+            with contextlib.suppress(Stopped):
+                segment_logs(disturbed, silent)
+    segment_logs(disturbed, silent)
+    contents = [{p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("undisturbed", "disturbed")]
+    assert contents[0] == contents[1]

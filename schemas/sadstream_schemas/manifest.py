@@ -34,6 +34,10 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     resolved: Annotated[dict[str, Any], Meta(description="What options such as `auto` came to mean.")] = field(
         default_factory=dict
     )
+    extends: Annotated[
+        dict[str, Any],
+        Meta(description="Of a folder that grows: what was there before inputs were added, until that is finished."),
+    ] = field(default_factory=dict)
     inputs: list[InputFile]
     shards: list[Shard] = field(default_factory=list)
     files: Annotated[dict[str, str], Meta(description="Other files that belong to the stage: name to sha256.")] = field(
