@@ -175,19 +175,37 @@ def _malformed(file: LogFile, line: int | None, reason: str, on_error: OnError, 
     return Draft(record=record, refused="malformed", detail=place + reason)
 
 
+class _Recogniser:
+    """Finds a record's format. Remembers the last: what holds records and what reads them ask about the same one."""
+
+    def __init__(self, known: Sequence[RecordFormat | SessionFormat]) -> None:
+        self._known = known
+        self._value: Any = self
+        self._format: RecordFormat | SessionFormat | None = None
+
+    def format_of(self, value: Any) -> RecordFormat | SessionFormat | None:
+        if value is not self._value:
+            self._value, self._format = value, next((f for f in self._known if f.recognise(value)), None)
+        return self._format
+
+    def is_record(self, value: Any) -> bool:
+        return self.format_of(value) is not None
+
+
 def _read_stream(
     file: LogFile, stream: Stream, head: bytes, formats: Sequence[Format], on_error: OnError
 ) -> Iterator[Draft]:
     of_text = [f for f in formats if isinstance(f, TextFormat)]
     of_records = [f for f in formats if not isinstance(f, TextFormat)]
+    recogniser = _Recogniser(of_records)
     if head.startswith(ZIP):
-        yield from _read_archive(file, stream.read_all(), of_records, on_error)
+        yield from _read_archive(file, stream.read_all(), recogniser, on_error)
     elif head.startswith((PARQUET, ARROW)):
         is_whole = is_local(file.path) and not stream.packed
         rows = table_records(file.path if is_whole else stream.read_all(), is_parquet=head.startswith(PARQUET))
-        yield from _known_records(rows, of_records, file, on_error)
+        yield from _known_records(rows, recogniser, file, on_error)
     elif _JSON_START.match(head.removeprefix(BOM)) and of_records:
-        yield from _known_records(json_records(stream, _recogniser(of_records)), of_records, file, on_error)
+        yield from _known_records(json_records(stream, recogniser.is_record), recogniser, file, on_error)
     else:
         sample = head.removeprefix(BOM).decode("utf-8", errors="ignore")
         text_format = next((f for f in of_text if f.recognise(sample)), None)
@@ -196,23 +214,17 @@ def _read_stream(
         yield from _read_text(text_format, stream, file, on_error)
 
 
-def _read_archive(
-    file: LogFile, data: bytes, known: Sequence[RecordFormat | SessionFormat], on_error: OnError
-) -> Iterator[Draft]:
+def _read_archive(file: LogFile, data: bytes, recogniser: _Recogniser, on_error: OnError) -> Iterator[Draft]:
     """The JSON files in a zip, as Inspect's `.eval` is one; each member as a file of its own would be read."""
     n_read = 0
     for name, stream in archive_members(data):
         with contextlib.suppress(_Unrecognised):
-            for draft in _known_records(json_records(stream, _recogniser(known)), known, file, on_error):
+            for draft in _known_records(json_records(stream, recogniser.is_record), recogniser, file, on_error):
                 draft.record = f"{name}:{draft.record}"
                 n_read += 1
                 yield draft
     if not n_read:
         raise _Unrecognised("a zip without runs in its JSON files")
-
-
-def _recogniser(known: Sequence[RecordFormat | SessionFormat]) -> Callable[[Any], bool]:
-    return lambda value: any(f.recognise(value) for f in known)
 
 
 def _first_line(error: BaseException) -> str:
@@ -263,7 +275,7 @@ def _cut_off(line: int, reason: str) -> Draft:
 
 
 def _known_records(
-    records: Iterator[JsonValue], known: Sequence[RecordFormat | SessionFormat], file: LogFile, on_error: OnError
+    records: Iterator[JsonValue], recogniser: _Recogniser, file: LogFile, on_error: OnError
 ) -> Iterator[Draft]:
     """Read each record by the format that recognises it; refuse the file if no record is recognised.
 
@@ -281,7 +293,7 @@ def _known_records(
                 else _malformed(file, record.line, record.problem, on_error)
             )
             continue
-        format = next((f for f in known if f.recognise(record.value)), None)
+        format = recogniser.format_of(record.value)
         if format is None:
             refused = Draft(record=record.key, refused="unrecognised", detail=_describe(record.value))
             if n_known:

@@ -3,6 +3,7 @@
 Patterns are written in what Python's and Rust's regular expressions share: `(?m)^` knows "\\n" only, digits are ASCII.
 """
 
+import functools
 import re
 
 # Recognised in this order; the first that matches a line of the text is its dialect.
@@ -32,6 +33,8 @@ EXAMPLES_END = "(END OF EXAMPLES)"
 _COMPILED = {name: re.compile(pattern) for name, pattern in DIALECTS.items()}
 
 
+# Recognising a record and reading it ask about the same text, one after the other.
+@functools.lru_cache(maxsize=16)
 def dialect_of(text: str) -> str | None:
     """The dialect whose labels stand at line starts of a text; None where there is none.
 
