@@ -22,6 +22,10 @@ schemas:
 demo:
     bash scripts/quickstart.sh
 
+# How fast logs are read: a folder of real logs as argument
+bench LOGS:
+    POLARS_MAX_THREADS=1 .venv/bin/python benchmarks/reading.py {{LOGS}}
+
 # sdist and wheel
 build:
     .venv/bin/python -m pip wheel --no-deps --wheel-dir dist .

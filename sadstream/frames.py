@@ -87,6 +87,7 @@ class Draft(msgspec.Struct, kw_only=True):
     (already cut, with `text`) is given.
     """
 
+    file: str = ""
     record: str = ""
     format: str = ""
     format_version: str | None = None
@@ -114,17 +115,17 @@ class Draft(msgspec.Struct, kw_only=True):
         return len(self.text or "") + sum(len(p["text"]) for p in self.pieces or ())
 
 
-def log_frame(drafts: list[Draft], file: str) -> pl.DataFrame:
-    """Drafts of one file as a frame with `LOG_SCHEMA`.
+def log_frame(drafts: list[Draft]) -> pl.DataFrame:
+    """Drafts as a frame with `LOG_SCHEMA`.
 
     An id that the format did not give is made of file and record number, which no other trajectory of the same
     arguments shares.
     """
     rows = [
         {
-            "id": d.id or f"{file}#{d.record}",
+            "id": d.id or f"{d.file}#{d.record}",
             "source": {
-                "file": file,
+                "file": d.file,
                 "record": d.record,
                 "format": d.format,
                 "format_version": d.format_version,

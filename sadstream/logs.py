@@ -86,19 +86,20 @@ def read_logs(
     Raises:
         InputError, FormatError: as `scan_logs`.
     """
+    block: list[Draft] = []
+    n_chars = 0
     for file in files:
-        block: list[Draft] = []
-        n_chars = 0
         outcomes: dict[str, Any] = {}
         for draft in _read_file(file, formats, on_error, on_bytes):
+            draft.file = file.name
             _add_outcome_beside(draft, file, outcomes)
             block.append(draft)
             n_chars += draft.n_chars
             if n_chars >= _BLOCK_CHARS or len(block) >= _BLOCK_ROWS:
-                yield log_frame(block, file.name)
+                yield log_frame(block)
                 block, n_chars = [], 0
-        if block:
-            yield log_frame(block, file.name)
+    if block:
+        yield log_frame(block)
 
 
 def _add_outcome_beside(draft: Draft, file: LogFile, seen: dict[str, Any]) -> None:

@@ -394,7 +394,7 @@ def test_trajectory_records_are_read_as_they_stand(trajectory):
     raw = msgspec.json.encode(trajectory)
     record = msgspec.json.decode(raw)
     assert native.recognise(record)
-    row = segment(log_frame(list(native.read(record, raw)), "f").lazy()).collect().row(0, named=True)
+    row = segment(log_frame(list(native.read(record, raw))).lazy()).collect().row(0, named=True)
     again = row_trajectory(row)
     assert msgspec.structs.replace(again, source=trajectory.source) == trajectory
 

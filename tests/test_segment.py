@@ -28,7 +28,7 @@ def cut_text(text, dialect=None):
 
 def cut_messages(messages):
     drafts = list(react_chat.read(messages, json.dumps(messages).encode()))
-    return segment(log_frame(drafts, "chat.json").lazy()).collect().row(0, named=True)
+    return segment(log_frame(drafts).lazy()).collect().row(0, named=True)
 
 
 def as_cuts(row):
@@ -124,7 +124,7 @@ def test_only_the_agent_is_cut_and_only_its_own_observations_are_invented(chat):
 
 def mixed_frame(runs, conversations):
     drafts = [react_chat.read(c.messages, json.dumps(c.messages).encode()) for c in conversations]
-    logs = log_frame([draft for read in drafts for draft in read], "chat.json")
+    logs = log_frame([draft for read in drafts for draft in read])
     plain = pl.DataFrame({"id": [str(i) for i in range(len(runs))], "text": [t.text for t in runs]})
     columns = [pl.lit(None, dtype).alias(name) for name, dtype in logs.schema.items() if name not in plain.columns]
     return pl.concat([logs, plain.with_columns(columns).select(logs.columns)])
@@ -229,10 +229,10 @@ def test_the_react_chat_example_of_the_format_description_is_cut_as_it_says():
 
 def test_a_run_that_ends_in_a_thought_is_truncated_unless_the_log_says_otherwise():
     lines = [{"text": "> go\nOK\n> think: so"}, {"text": "> go\nOK\n> look"}]
-    frame = segment(log_frame([d for line in lines for d in _read(line)], "x").lazy()).collect()
+    frame = segment(log_frame([d for line in lines for d in _read(line)]).lazy()).collect()
     assert frame["outcome"].struct.field("ending").to_list() == ["truncated", "unknown"]
     halted = {"run": "> go\nOK\n> think: so", "halted": True}
-    assert segment(log_frame(list(_read(halted)), "x").lazy()).collect()["outcome"][0]["ending"] == "halted"
+    assert segment(log_frame(list(_read(halted))).lazy()).collect()["outcome"][0]["ending"] == "halted"
 
 
 def _read(record):

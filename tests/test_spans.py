@@ -30,6 +30,7 @@ from sadstream import (
     spans,
     write_shards,
 )
+from sadstream import logs as reading
 from sadstream.errors import ConfigError, FormatError, InputError, ManifestError, ShardError
 from sadstream.frames import row_trajectory, trajectory_row
 from sadstream.manifest import load_manifest, verify
@@ -246,6 +247,12 @@ def test_the_same_logs_give_the_same_bytes_wherever_they_lie(tmp_path, monkeypat
         assert str(tmp_path).encode() not in file.read_bytes()
 
 
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Shards are committed while a small log is still being read."""
+    monkeypatch.setattr(reading, "_BLOCK_ROWS", 2)
+
+
 class Stopped(BaseException):
     """Stands for a kill: nothing in the code may catch it."""
 
@@ -302,7 +309,7 @@ def test_stopped_again_and_again_it_still_ends_with_the_same_bytes(tmp_path, mon
 
 
 @pytest.mark.parametrize("torn", [b'{"name":"shard-0', b'{"name":"shard-000000.tar","n_samples":1,'])
-def test_a_torn_line_in_the_journal_costs_its_shard_and_nothing_else(tmp_path, torn):
+def test_a_torn_line_in_the_journal_costs_its_shard_and_nothing_else(tmp_path, small_blocks, torn):
     logs = write_logs(tmp_path / "logs", n=8)
     cut(logs, tmp_path / "whole", shard_size=4_000)
 
@@ -326,7 +333,9 @@ def test_a_torn_line_in_the_journal_costs_its_shard_and_nothing_else(tmp_path, t
 
 KILLED = """
 import os, signal, sys
+from sadstream import logs as reading
 from sadstream.spans import SegmentConfig, segment_logs
+reading._BLOCK_ROWS = 2
 logs, out = sys.argv[1:]
 def progress(done, total, unit, note=""):
     if os.path.exists(os.path.join(out, "shard-000001.tar")):
@@ -421,7 +430,7 @@ def test_after_a_malformed_log_the_same_folder_serves_other_options_or_mended_lo
     assert cut(logs, tmp_path / "mended")["n_trajectories"] == 12
 
 
-def test_finished_shards_of_other_options_are_never_taken_over(tmp_path):
+def test_finished_shards_of_other_options_are_never_taken_over(tmp_path, small_blocks):
     logs, out = write_logs(tmp_path / "logs"), tmp_path / "out"
     (logs / "b.jsonl").write_text('{"text": \n' + (logs / "b.jsonl").read_text())
     with pytest.raises(FormatError):
