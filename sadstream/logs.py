@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 from polars.io.plugins import register_io_source
 
+from sadstream import containers
 from sadstream.containers import (
     ARROW,
     BOM,
@@ -91,6 +92,9 @@ def read_logs(
     for file in files:
         outcomes: dict[str, Any] = {}
         for draft in _read_file(file, formats, on_error, on_bytes):
+            if draft.n_chars > containers.MAX_RECORD_BYTES:
+                reason = f"a run of {draft.n_chars:,} characters, and {containers.MAX_RECORD_BYTES:,} is the limit"
+                draft = _malformed(file, None, reason, on_error, draft.record)
             draft.file = file.name
             _add_outcome_beside(draft, file, outcomes)
             block.append(draft)

@@ -144,7 +144,9 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     if not folder.shards:
         raise ConfigError(f"{spans}: no supervised token in it", hint="`sadstream inspect` shows what it holds")
     seconds = time.monotonic() - asking
-    totals = {"teacher": config.teacher, **_totals(folder)}
+    # Its name and not where it lies: the same teacher elsewhere gives the same folder.
+    name = Path(config.teacher).resolve().name if Path(config.teacher).exists() else config.teacher
+    totals = {"teacher": name, **_totals(folder)}
     folder.finish(totals, sorted(f"tokenizer/{p.name}" for p in (out / "tokenizer").iterdir()))
     return {
         **totals,

@@ -432,6 +432,9 @@ def test_a_record_beyond_the_limit_is_refused_by_name_and_the_others_are_read(tm
         scan_logs(str(path)).collect()
     frame = scan_logs(str(path), on_error="skip").collect()
     assert texts_of(frame) == TEXTS * 2
+    text = write(tmp_path / "log.txt", "Thought 1: " + "x" * 2_000)
+    with pytest.raises(FormatError, match=r"log.txt: a run of 2,011 characters, and 1,000 is the limit"):
+        scan_logs(str(text)).collect()
 
 
 @pytest.mark.parametrize("content", [b"", gzip.compress(b""), zst(b"")])
