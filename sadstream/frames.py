@@ -1,9 +1,11 @@
 """Columns of the frames that flow from reading to shards, one row a trajectory."""
 
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
 import polars as pl
+from polars.io.plugins import register_io_source
 
 from sadstream_schemas import TRAJECTORY_VERSION, Outcome, Source, Span, Trajectory
 
@@ -78,6 +80,28 @@ LOG_SCHEMA: dict[str, pl.DataType] = {
     "refused": pl.String(),
     "detail": pl.String(),
 }
+
+
+def scan_blocks(blocks: Callable[[], Iterable[pl.DataFrame]], schema: dict[str, pl.DataType]) -> pl.LazyFrame:
+    """Blocks of a frame as a LazyFrame that makes them when it is collected, and only as many as are asked for.
+
+    Args:
+        blocks: gives them anew at each call, each with `schema`.
+    """
+
+    def source(
+        with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
+    ) -> Iterator[pl.DataFrame]:
+        for block in blocks():
+            chosen = block if predicate is None else block.filter(predicate)
+            if n_rows is not None:
+                chosen = chosen.head(n_rows)
+                n_rows -= chosen.height
+            yield chosen if with_columns is None else chosen.select(with_columns)
+            if n_rows == 0:
+                return
+
+    return register_io_source(source, schema=schema)
 
 
 class Draft(msgspec.Struct, kw_only=True):

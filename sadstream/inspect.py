@@ -7,11 +7,10 @@ import msgspec
 import polars as pl
 
 from sadstream.errors import InputError, ManifestError, ShardError
-from sadstream.manifest import MANIFEST, load_manifest, verify
+from sadstream.manifest import MANIFEST, REJECTS, load_manifest, verify
 from sadstream.progress import Progress
 from sadstream.score import KINDS
 from sadstream.shards import iter_members, scan_index
-from sadstream.spans import REJECTS
 from sadstream_schemas import Manifest, TeacherSample, Trajectory, decode_json, decode_msgpack
 
 

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import msgspec
 import polars as pl
 import pyarrow as pa
-from polars.io.plugins import register_io_source
 
 from sadstream import containers
 from sadstream.containers import (
@@ -27,7 +26,7 @@ from sadstream.containers import (
 from sadstream.errors import FormatError, InputError, SadstreamError
 from sadstream.formats import Format, RecordFormat, SessionFormat, SessionRecord, TextFormat, beside
 from sadstream.formats.chosen import UserFormat, chosen_formats, nearest_formats
-from sadstream.frames import LOG_SCHEMA, Draft, log_frame
+from sadstream.frames import LOG_SCHEMA, Draft, log_frame, scan_blocks
 from sadstream.paths import LogFile, find_logs, is_local
 from sadstream.streams import Stream, ignore, open_stream
 
@@ -62,19 +61,7 @@ def scan_logs(
     formats = chosen_formats(format)
     files = find_logs(arguments)
 
-    def source(
-        with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
-    ) -> Iterator[pl.DataFrame]:
-        for block in read_logs(files, formats=formats, on_error=on_error, on_bytes=ignore):
-            chosen = block if predicate is None else block.filter(predicate)
-            if n_rows is not None:
-                chosen = chosen.head(n_rows)
-                n_rows -= chosen.height
-            yield chosen if with_columns is None else chosen.select(with_columns)
-            if n_rows == 0:
-                return
-
-    return register_io_source(source, schema=LOG_SCHEMA)
+    return scan_blocks(lambda: read_logs(files, formats=formats, on_error=on_error, on_bytes=ignore), LOG_SCHEMA)
 
 
 def read_logs(
@@ -291,12 +278,10 @@ def _known_records(
     n_known = 0
     for record in records:
         if record.problem:
-            cut_off = record.cut_off
-            yield (
-                _cut_off(record.line, record.problem)
-                if cut_off
-                else _malformed(file, record.line, record.problem, on_error)
-            )
+            if record.cut_off:
+                yield _cut_off(record.line, record.problem)
+            else:
+                yield _malformed(file, record.line, record.problem, on_error)
             continue
         format = recogniser.format_of(record.value)
         if format is None:

@@ -18,11 +18,12 @@ from sadstream_schemas import MANIFEST_VERSION, InputFile, Manifest, Shard, deco
 
 Stage = Literal["segment", "prune-student", "cache-teacher", "train"]
 MANIFEST = "manifest.json"
+REJECTS = "rejects.jsonl"
 _JOURNAL = "journal.jsonl"
 _TEMPORARY = ".tmp-"
 _LOCK = ".lock"
 # What a stage leaves before it has made anything that would be lost: a later try with other options may take over.
-_PASSING = {MANIFEST, "config.toml", "metrics.jsonl", "rejects.jsonl", "tokenizer"}
+_PASSING = {MANIFEST, REJECTS, "config.toml", "metrics.jsonl", "tokenizer"}
 _MADE_BY = {stage: f"sadstream {stage}" for stage in ("segment", "prune-student", "cache-teacher", "train")}
 
 
@@ -269,7 +270,7 @@ class StageFolder:
 
     def _grow(self, before: Manifest) -> Manifest:
         """Open a finished folder for further inputs. Returns its manifest as an unfinished one."""
-        rejects = self.path / "rejects.jsonl"
+        rejects = self.path / REJECTS
         extends = {
             "inputs": [file.path for file in before.inputs],
             "n_shards": len(before.shards),

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 import polars as pl
-from polars.io.plugins import register_io_source
 
 from sadstream.errors import ShardError
-from sadstream.frames import OUTCOME, SOURCE, SPAN, row_trajectory, trajectory_row
+from sadstream.frames import OUTCOME, SOURCE, SPAN, row_trajectory, scan_blocks, trajectory_row
 from sadstream.manifest import MANIFEST, StageFolder, index_name, load_manifest, read_manifest, write_atomically
 from sadstream_schemas import Manifest, Shard, Trajectory, decode_json
 
@@ -56,7 +55,11 @@ def sample_key(*parts: str) -> str:
 
 def member_size(sample: Sample) -> int:
     """Bytes that a sample takes in its tar: header, data, padding."""
-    return _BLOCK + -(-len(sample.data) // _BLOCK) * _BLOCK
+    return _member_bytes(len(sample.data))
+
+
+def _member_bytes(n_data: int) -> int:
+    return _BLOCK + -(-n_data // _BLOCK) * _BLOCK
 
 
 def write_shard(folder: StageFolder, samples: Iterable[Sample], schema: dict[str, pl.DataType]) -> Shard:
@@ -145,15 +148,7 @@ def iter_shard(folder: Path, shard: Shard) -> Iterator[tuple[str, bytes]]:
         ShardError: missing, or not what was written.
     """
     path = folder / shard.name
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ShardError(f"{path}: {error.strerror}", hint="make the folder again, or copy it whole") from error
-    if hashlib.sha256(data).hexdigest() != shard.sha256:
-        raise ShardError(
-            f"{path}: its content is not what was written (checksum)", hint="make the folder again, or copy it again"
-        )
-    yield from _walk(data, path)
+    yield from _walk(_read_checked(path, shard.sha256), path)
 
 
 def read_index(folder: Path, shard: Shard) -> list[dict[str, Any]]:
@@ -162,16 +157,20 @@ def read_index(folder: Path, shard: Shard) -> list[dict[str, Any]]:
     Raises:
         ShardError: missing, or not what was written.
     """
-    path = folder / index_name(shard.name)
+    data = _read_checked(folder / index_name(shard.name), shard.index_sha256)
+    return pl.read_parquet(io.BytesIO(data)).to_dicts()
+
+
+def _read_checked(path: Path, checksum: str) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ShardError(f"{path}: {error.strerror}", hint="make the folder again, or copy it whole") from error
-    if hashlib.sha256(data).hexdigest() != shard.index_sha256:
+    if hashlib.sha256(data).hexdigest() != checksum:
         raise ShardError(
             f"{path}: its content is not what was written (checksum)", hint="make the folder again, or copy it again"
         )
-    return pl.read_parquet(io.BytesIO(data)).to_dicts()
+    return data
 
 
 def iter_members(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -189,7 +188,7 @@ def _walk(data: bytes, path: Path) -> Iterator[tuple[str, bytes]]:
     while any(view[offset : offset + _BLOCK]):
         key, member = read_member(view[offset:], f"{path} at byte {offset}")
         yield key, member
-        offset += _BLOCK + -(-len(member) // _BLOCK) * _BLOCK
+        offset += _member_bytes(len(member))
 
 
 def iter_samples(folder: str | Path) -> Iterator[tuple[str, bytes]]:
@@ -241,21 +240,12 @@ def scan_shards(folder: str | Path) -> pl.LazyFrame:
     folder = Path(folder)
     shards = read_manifest(folder, "segment").shards
 
-    def source(
-        with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
-    ) -> Iterator[pl.DataFrame]:
+    def blocks() -> Iterator[pl.DataFrame]:
         for shard in shards:
             rows = [
                 trajectory_row(decode_trajectory(data, f"{folder / shard.name}: sample {key}"))
                 for key, data in iter_shard(folder, shard)
             ]
-            block = pl.DataFrame(rows, schema=SPANS_SCHEMA)
-            block = block if predicate is None else block.filter(predicate)
-            if n_rows is not None:
-                block = block.head(n_rows)
-                n_rows -= block.height
-            yield block if with_columns is None else block.select(with_columns)
-            if n_rows == 0:
-                return
+            yield pl.DataFrame(rows, schema=SPANS_SCHEMA)
 
-    return register_io_source(source, schema=SPANS_SCHEMA)
+    return scan_blocks(blocks, SPANS_SCHEMA)

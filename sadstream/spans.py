@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ import msgspec
 import polars as pl
 
 from sadstream.errors import ConfigError, InputError
+from sadstream.formats import Format
 from sadstream.formats.chosen import chosen_formats
 from sadstream.frames import LOG_SCHEMA
 from sadstream.logs import OnError, read_logs
-from sadstream.manifest import Input, StageFolder, describe_inputs, index_name, write_atomically
+from sadstream.manifest import REJECTS, Input, StageFolder, describe_inputs, index_name, write_atomically
 from sadstream.paths import LogFile, find_logs
 from sadstream.progress import Progress
 from sadstream.score import KINDS, SCORES, score
@@ -36,7 +37,6 @@ INDEX_SCHEMA: dict[str, pl.DataType] = {
     "ending": pl.String(),
     **SCORES,
 }
-REJECTS = "rejects.jsonl"
 _PASSED_OVER = ("unrecognised", "empty", "malformed", "cut-off", "not-read")
 
 
@@ -73,7 +73,7 @@ def segment_logs(config: SegmentConfig, progress: Progress) -> dict[str, Any]:
         SadstreamError: paths, logs, options or the output folder are not as they should be.
     """
     begin = time.monotonic()
-    chosen_formats(config.format)  # refused before anything is made
+    formats = chosen_formats(config.format)
     if not 0 <= config.holdout < 1:
         raise ConfigError(
             f"holdout {config.holdout}: not a share", hint="from 0 to below 1; 0.05 is one task in twenty"
@@ -92,7 +92,7 @@ def segment_logs(config: SegmentConfig, progress: Progress) -> dict[str, Any]:
         folder = StageFolder(out, "segment", decisive, describe_inputs(inputs, out), may_grow=True)
         if folder.done is not None:
             return {**folder.done.totals, "out": config.out, "already_done": True}
-        totals = _write_spans(files, config, folder, progress)
+        totals = _write_spans(files, formats, config, folder, progress)
     totals["seconds"] = round(time.monotonic() - begin, 3)
     # Seconds differ from run to run and are no part of the content.
     folder.finish({k: v for k, v in totals.items() if k not in ("seconds", "out")}, _extra_files(out))
@@ -172,7 +172,7 @@ def holdout_split(task: str, share: float) -> str:
 
 
 def _write_spans(
-    files: list[LogFile], config: SegmentConfig, folder: StageFolder, progress: Progress
+    files: list[LogFile], known: Sequence[Format], config: SegmentConfig, folder: StageFolder, progress: Progress
 ) -> dict[str, Any]:
     n_bytes_in = 0
     total_bytes = sum(Path(f.path).stat().st_size for f in files if "://" not in f.path and not f.problem) or None
@@ -195,7 +195,7 @@ def _write_spans(
     rejects: list[bytes] = []
 
     def samples() -> Iterator[Sample]:
-        blocks = read_logs(files, formats=chosen_formats(config.format), on_error=config.on_error, on_bytes=count)
+        blocks = read_logs(files, formats=known, on_error=config.on_error, on_bytes=count)
         for block in blocks:
             for row in _scored(block, config).iter_rows(named=True):
                 if row["refused"] is not None:
@@ -233,7 +233,8 @@ def _write_spans(
             f"{', '.join(config.logs)}: no trajectory in it" + (f" ({found})" if found else ""),
             hint="see README, Your own logs, for the formats read",
         )
-    listed = rejected_before + [line for line in rejects if line not in set(rejected_before)]
+    listed_before = set(rejected_before)
+    listed = rejected_before + [line for line in rejects if line not in listed_before]
     if listed:
         write_atomically(folder.path / REJECTS, b"\n".join(listed) + b"\n")
     if not before and not formats and not tally["filtered"]:
@@ -246,9 +247,7 @@ def _write_spans(
         "n_rejected": tally["not-a-run"],
         "n_filtered": tally["filtered"],
         "n_duplicates": tally["duplicate"],
-        "n_passed_over": {
-            k: tally[k] for k in ("unrecognised", "empty", "malformed", "cut-off", "not-read") if tally[k]
-        },
+        "n_passed_over": {reason: tally[reason] for reason in _PASSED_OVER if tally[reason]},
         "n_holdout": tally["holdout"],
         "n_steps": tally["steps"],
         "n_spans": {kind: kept_spans[kind] for kind in KINDS},

@@ -25,7 +25,7 @@ from sadstream.manifest import (
 )
 from sadstream.model_files import model_fingerprint, resolve_model, tokenizer_fingerprint, window_length
 from sadstream.progress import Progress
-from sadstream.shards import Sample, sample_key, scan_index, write_shard
+from sadstream.shards import Sample, sample_key, write_shard
 from sadstream.spans import INDEX_SCHEMA
 from sadstream.tokens import ACT, REASON
 from sadstream.windows import Job, Positions, plan_windows
@@ -293,13 +293,3 @@ def _totals(folder: StageFolder) -> dict[str, Any]:
         "n_cut_steps": row["n_cut_steps"],
         "n_shards": len(folder.shards),
     }
-
-
-def teacher_index(folder: str | Path) -> pl.LazyFrame:
-    """The index of a folder of teacher shards.
-
-    Raises:
-        ManifestError: not such a folder.
-    """
-    read_manifest(Path(folder), "cache-teacher")
-    return scan_index(folder)

@@ -13,7 +13,7 @@ from sadstream.errors import ConfigError, ManifestError, ModelError, ShardError
 from sadstream.models import load_model, load_tokenizer
 from sadstream.progress import silent
 from sadstream.shards import iter_trajectories
-from sadstream.teacher import CacheConfig, cache_teacher, plan_cache, teacher_index
+from sadstream.teacher import CacheConfig, cache_teacher, plan_cache
 from sadstream.tokens import ACT, CONTEXT, REASON
 from tests import tiny
 
@@ -75,7 +75,7 @@ def test_what_is_supervised_decodes_to_what_the_agent_wrote(tiny_cache, tiny_spa
 
 
 def test_the_index_and_the_summary_count_what_the_samples_hold(tiny_cache, tiny_teacher, tiny_spans):
-    rows = teacher_index(tiny_cache).collect()
+    rows = scan_index(tiny_cache).collect()
     arrays = samples_of(tiny_cache)
     assert rows["n_tokens"].to_list() == [len(a["token_ids"]) for a in arrays]
     assert rows["n_supervised_reason"].sum() == sum((a["kinds"][a["positions"]] == REASON).sum() for a in arrays)
@@ -135,7 +135,7 @@ def test_an_interrupted_run_asks_no_finished_shard_again_and_ends_with_the_same_
     with pytest.raises(Stop):
         cache(tiny_spans, tiny_teacher, out, stop)
     with pytest.raises(ManifestError, match="unfinished"):
-        teacher_index(out)
+        scan_index(out)
     finished = scan_rows(out)
     assert set(finished) <= set(asked)
     asked.clear()
@@ -159,11 +159,11 @@ def test_a_run_of_other_options_in_the_same_folder_is_refused(tiny_cache, tiny_s
 @pytest.mark.parametrize("max_length", [2, 40, 90])
 def test_long_runs_become_windows_that_fit_and_miss_nothing(tiny_spans, tiny_teacher, tiny_cache, tmp_path, max_length):
     summary = cache(tiny_spans, tiny_teacher, tmp_path / "out", max_length=max_length, limit=60)
-    rows = teacher_index(tmp_path / "out").collect()
+    rows = scan_index(tmp_path / "out").collect()
     assert rows["n_tokens"].max() <= max_length
     assert rows["window"].max() > 0
     assert summary["n_cut_prompts"] == rows["cut_prompt"].sum() and summary["n_cut_steps"] == rows["cut_step"].sum()
-    whole = {row["id"]: row for row in teacher_index(tiny_cache).collect().iter_rows(named=True)}
+    whole = {row["id"]: row for row in scan_index(tiny_cache).collect().iter_rows(named=True)}
     # The last trajectory may be cut off by the limit.
     for name, windows in list(rows.group_by("id", maintain_order=True))[:-1]:
         assert windows["window"].to_list() == list(range(len(windows)))

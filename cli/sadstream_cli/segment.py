@@ -59,7 +59,8 @@ def command(logs: tuple[str, ...], as_json: bool, **options: Any) -> None:
       sadstream segment examples/logs --out spans
       sadstream segment "runs/*.jsonl.gz" --where "success AND repeated_action_share < 0.5" --out spans
     """
-    from sadstream.spans import REJECTS, SegmentConfig, segment_logs
+    from sadstream.manifest import REJECTS
+    from sadstream.spans import SegmentConfig, segment_logs
 
     progress = ProgressLine()
     summary = segment_logs(SegmentConfig(logs=logs, **options), progress)

@@ -101,7 +101,7 @@ def unreadable(kind: str, opaque: list[str], *, message: int, author: str, **abo
     }
 
 
-def verbatim(kind: str, text: str, *, message: int, author: str, last: bool = True, **about: Any) -> Piece:
+def verbatim(kind: str | None, text: str, *, message: int, author: str, last: bool = True, **about: Any) -> Piece:
     """Text that has its own labels or tags, as it stands; only the `last` of a message gets a line break after it."""
     suffix = _break(text) if last else ""
     return {"kind": kind, "author": author, "message": message, "text": text, "suffix": suffix, **about}

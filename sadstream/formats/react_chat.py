@@ -8,6 +8,7 @@ import msgspec
 from sadstream.formats.dialects import dialect_of
 from sadstream.formats.kinds import RecordFormat
 from sadstream.formats.outcomes import finish_line, outcome_fields, remaining
+from sadstream.formats.pieces import verbatim
 from sadstream.frames import Draft
 
 _LISTS = ("messages", "traj", "trajectory", "conversation")
@@ -38,13 +39,12 @@ def read(record: Any, raw: bytes) -> Iterable[Draft]:
     yield Draft(
         dialect=_dialect(messages),
         pieces=[
-            {
-                "kind": "context" if index < prompt else None,
-                "author": _AUTHORS[message["role"]],
-                "message": index,
-                "text": message["content"],
-                "suffix": "" if message["content"].endswith("\n") else "\n",
-            }
+            verbatim(
+                "context" if index < prompt else None,
+                message["content"],
+                message=index,
+                author=_AUTHORS[message["role"]],
+            )
             for index, message in enumerate(messages)
         ],
         extra=remaining(fields, mapped),

@@ -9,6 +9,7 @@ from sadstream.errors import RecordError
 from sadstream.formats.dialects import EXAMPLES_END, dialect_of
 from sadstream.formats.kinds import RecordFormat
 from sadstream.formats.outcomes import as_text, finish_line, outcome_fields, remaining, task_in
+from sadstream.formats.pieces import context
 from sadstream.frames import Draft
 
 _SIMPLE = {"text", "id", "task", "success", "reward"}
@@ -66,16 +67,7 @@ def read_alpaca(record: Any, raw: bytes) -> Iterable[Draft]:
     mapped = outcome.pop("mapped") | {"instruction", "input", "output"}
     fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
     run = record["output"]
-    pieces = [
-        {
-            "kind": "context",
-            "author": "user",
-            "message": index,
-            "text": record[name],
-            "suffix": "" if record[name].endswith("\n") else "\n",
-        }
-        for index, name in enumerate(prompt)
-    ]
+    pieces = [context(record[name], message=index) for index, name in enumerate(prompt)]
     pieces.append({"kind": None, "author": None, "message": len(prompt), "text": run, "suffix": ""})
     yield Draft(
         dialect=dialect_of(run), pieces=pieces, extra=remaining(fields, mapped), **{**finish_line(run), **outcome}
