@@ -8,6 +8,7 @@ SadstreamError
 ├── ShardError      a tar or its index is damaged or disagrees with the manifest
 ├── ConfigError     an option, or two that don't go together
 ├── ModelError      a teacher or student that cannot be used
+├── TaskError       an environment, a task of it or its data that cannot be played
 └── ShapeError      arrays or tensors that don't fit each other
 """
 
@@ -59,6 +60,10 @@ class ConfigError(SadstreamError):
 
 class ModelError(SadstreamError):
     """A teacher or student that cannot be used."""
+
+
+class TaskError(SadstreamError):
+    """An environment, a task of it or its data that cannot be played."""
 
 
 class ShapeError(SadstreamError):
