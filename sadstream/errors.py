@@ -8,6 +8,7 @@ SadstreamError
 ├── ShardError      a tar or its index is damaged or disagrees with the manifest
 ├── ConfigError     an option, or two that don't go together
 ├── ModelError      a teacher or student that cannot be used
+├── RenderError     a trajectory that a chat template does not take
 ├── TaskError       an environment, a task of it or its data that cannot be played
 └── ShapeError      arrays or tensors that don't fit each other
 """
@@ -60,6 +61,10 @@ class ConfigError(SadstreamError):
 
 class ModelError(SadstreamError):
     """A teacher or student that cannot be used."""
+
+
+class RenderError(SadstreamError):
+    """A trajectory that a chat template does not take."""
 
 
 class TaskError(SadstreamError):
