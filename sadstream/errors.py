@@ -9,6 +9,7 @@ SadstreamError
 ├── ConfigError     an option, or two that don't go together
 ├── ModelError      a teacher or student that cannot be used
 ├── RenderError     a trajectory that a chat template does not take
+├── EndpointError   a server that does not answer as it should
 ├── TaskError       an environment, a task of it or its data that cannot be played
 └── ShapeError      arrays or tensors that don't fit each other
 """
@@ -65,6 +66,10 @@ class ModelError(SadstreamError):
 
 class RenderError(SadstreamError):
     """A trajectory that a chat template does not take."""
+
+
+class EndpointError(SadstreamError):
+    """A server that does not answer as it should."""
 
 
 class TaskError(SadstreamError):

@@ -1,0 +1,53 @@
+"""What servers and engines say about a prompt's tokens, as a teacher's answer."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from sadstream.codec import TeacherArrays
+from sadstream.errors import ModelError
+from sadstream.windows import Job
+
+
+def teacher_arrays(job: Job, said: Sequence[Mapping[int, float] | None], top_k: int) -> TeacherArrays:
+    """A teacher's answer from the logprobs that were given for each token of a prompt.
+
+    The mass outside the top k is what is missing to 1, exact as far as the logprobs are. The entropy is that of the
+    top k and the rest as one bucket, which is at most that of the full distribution.
+
+    Args:
+        said: a token each: ids and logprobs in nats, of the likeliest and of the token itself; None for the first.
+        top_k: ids wanted a token.
+    Raises:
+        ModelError: an answer that is none: too short, too few ids, not a logprob.
+    """
+    where = f"{job.trajectory.id}, window {job.number}"
+    if len(said) != len(job.token_ids):
+        raise ModelError(f"{where}: logprobs of {len(said)} tokens were given for {len(job.token_ids)}")
+    positions = np.flatnonzero(job.window.supervised)
+    ids = np.zeros((len(positions), top_k), np.int64)
+    logprobs = np.zeros((len(positions), top_k), np.float32)
+    log_tail, entropy, token_logprobs = (np.zeros(len(positions), np.float32) for _ in range(3))
+    for row, position in enumerate(positions.tolist()):
+        found = said[position] or {}
+        token = int(job.token_ids[position])
+        # Equal logprobs by id, so that the same answer in another order gives the same bytes.
+        best = sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))[:top_k]
+        if len(best) < top_k or token not in found:
+            raise ModelError(
+                f"{where}: logprobs of {len(found)} ids at token {position}, and {top_k} were asked for",
+                hint="a server caps how many it gives: a smaller --top-k, or `vllm serve --max-logprobs 64`",
+            )
+        if not all((math.isfinite(value) and value <= 1e-3) or value == -math.inf for _, value in best):
+            raise ModelError(f"{where}: what the teacher says at token {position} are no logprobs: {best[:3]}")
+        values = np.minimum([value for _, value in best], 0.0)
+        tail = max(0.0, 1.0 - math.fsum(np.exp(values)))
+        ids[row], logprobs[row] = [number for number, _ in best], values
+        log_tail[row] = math.log(tail) if tail > 0 else -math.inf
+        with np.errstate(invalid="ignore"):
+            entropy[row] = -np.nansum(np.exp(values) * values) - (tail * math.log(tail) if tail > 0 else 0.0)
+        token_logprobs[row] = min(0.0, found[token])
+    return TeacherArrays(
+        job.token_ids, job.kinds, job.steps, positions, ids, logprobs, log_tail, entropy, token_logprobs
+    )
