@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sadstream.tokens import KIND_CODES
 from sadstream.version import VERSION
-from sadstream_schemas import Outcome, Trajectory
+from sadstream_schemas import Trajectory
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _TOP = 5  # of the teacher's ids, how many a token shows
@@ -138,7 +138,7 @@ def trajectory_entry(trajectory: Trajectory, *, split: str | None = None) -> Ent
         split=split,
         task_id=trajectory.task_id,
         task=trajectory.task,
-        **_outcome(trajectory.outcome),
+        **msgspec.structs.asdict(trajectory.outcome),
         parent_id=trajectory.parent_id,
         text=trajectory.text,
         spans=Spans(
@@ -152,10 +152,6 @@ def trajectory_entry(trajectory: Trajectory, *, split: str | None = None) -> Ent
             notes={number: words for number, words in notes.items() if words},
         ),
     )
-
-
-def _outcome(outcome: Outcome) -> dict[str, Any]:
-    return msgspec.structs.asdict(outcome)
 
 
 class Pieces:

@@ -169,7 +169,7 @@ def _spread_members(
 
 def _teacher_page(path: Path, title: str, progress: Progress, limit: int) -> Page:
     index = scan_index(path).collect()
-    vocabulary = _Vocabulary(path / "tokenizer")
+    vocabulary = Vocabulary(path / "tokenizer")
     pieces = Pieces(vocabulary.text_of)
     entries: list[Entry] = []
     for row, data, where in _spread_members(path, index, limit, progress):
@@ -188,11 +188,13 @@ def _teacher_page(path: Path, title: str, progress: Progress, limit: int) -> Pag
     )
 
 
-class _Vocabulary:
+class Vocabulary:
     """Token ids to text.
 
     Args:
         folder: with `tokenizer.json`.
+    Raises:
+        ModelError: none there, or damaged.
     """
 
     def __init__(self, folder: Path) -> None:

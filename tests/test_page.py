@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from sadstream import scan_index
 from sadstream.errors import InputError
 from sadstream.page import Entry, Page, Spans, render_page, trajectory_entry
-from sadstream.page_source import read_page, spread, thinned, write_page
+from sadstream.page_source import Vocabulary, read_page, spread, thinned, write_page
 from sadstream.progress import silent
 from sadstream_cli import cli
 from sadstream_schemas import TRAJECTORY_VERSION, Outcome, Source, Span, Trajectory
@@ -76,6 +77,7 @@ def test_any_text_comes_back_from_the_data_block(bodies, task, name):
 
 
 @given(texts(), texts())
+@example(HOSTILE, HOSTILE)
 def test_no_text_of_a_log_changes_the_document_around_the_data(text, title):
     around = re.compile(r"(?<=<title>)[^<]*|(?<=text/plain\">)[^<]*")
     assert around.sub("", page_of(entry(text), title=title)) == around.sub("", page_of(entry("plain"), title="t"))
@@ -173,6 +175,14 @@ def test_a_window_s_tokens_join_to_its_text_and_carry_what_the_teacher_said(tiny
                 probability = tokens.top_probabilities[at][expected.index(logged)]
                 assert probability == pytest.approx(np.exp(-surprise), rel=0.03, abs=2e-3)
     assert seen_emoji > 3
+
+
+@given(st.lists(st.integers(0, 330), min_size=1, max_size=40))
+def test_the_texts_that_tokens_add_join_to_what_they_say_together(tiny_teacher, token_ids):
+    texts = Vocabulary(tiny_teacher).texts(token_ids)
+    assert len(texts) == len(token_ids)
+    whole = Tokenizer.from_file(str(tiny_teacher / "tokenizer.json")).decode(token_ids, skip_special_tokens=False)
+    assert "".join(texts) == whole
 
 
 def test_what_has_no_trajectories_is_refused_by_name(tmp_path, tiny_student, capsys):
@@ -311,7 +321,7 @@ def test_search_and_filters_of_the_address_choose_what_is_listed_and_marked(load
     document = loaded(page_of(*entries), address="#query=needle&success=yes&format=made")
     assert [html.unescape(text) for text in re.findall(r'class="row"[^>]* title="([^"]*)"', document)] == ["a"]
     assert re.findall(r"<mark[^>]*>([^<]*)</mark>", document) == ["Needle"]
-    assert "1 of the 4 trajectories, 1 hits" in document
+    assert "1 of the 4 trajectories, 1 hit" in document
 
 
 def test_keys_move_between_spans_and_trajectories_and_hits_in_long_spans_are_found(loaded):
