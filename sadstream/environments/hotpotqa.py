@@ -93,6 +93,7 @@ class HotPotQA:
 
     def step(self, action: str) -> Reply:
         """Take `Search[title]`, `Lookup[keyword]` or `Finish[answer]`; the first letter's case does not matter."""
+        self._begun()
         if self._answer is not None:
             return Reply(self._observation, self._reward(), True, False)
         stripped = action.strip()
@@ -120,9 +121,7 @@ class HotPotQA:
         Raises:
             TaskError: no task was begun.
         """
-        if self._question is None:
-            raise TaskError("no task was begun", hint="call reset(task_id) first")
-        return self._question
+        return self._begun()
 
     def metrics(self) -> dict[str, float]:
         """`em` and `f1` of the answer that finished the episode; both 0 where none did."""
@@ -130,9 +129,12 @@ class HotPotQA:
             return {"em": 0.0, "f1": 0.0}
         return {"em": self._reward(), "f1": f1(self._answer, self.question.answer)}
 
-    def _read(self, verb: str, argument: str) -> tuple[Reading, str]:
-        if self._index is None:
+    def _begun(self) -> Question:
+        if self._question is None:
             raise TaskError("no task was begun", hint="call reset(task_id) first")
+        return self._question
+
+    def _read(self, verb: str, argument: str) -> tuple[Reading, str]:
         if self._tool == "react":
             if verb == "search":
                 return react_search(self._reading, self._index, argument, self._sentences)
