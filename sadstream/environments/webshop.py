@@ -33,7 +33,8 @@ class WebShop:
 
     The pages and the formula are the original's; the catalogue that comes along (1,468 products, 127 goals, all of
     them once solved by an agent) and its hidden attributes are not, so scores rank models here and say nothing beside
-    published ones. The tagger that tells nouns for a part of the reward is part of the name.
+    published ones. The tagger that tells nouns for a part of the reward is part of the name. An episode takes 15 turns,
+    thoughts among them; ReAct's 15 had the reset among them, so an agent there had 14.
 
     Args:
         data: a folder with the original's files (`items_shuffle*.json`, `items_ins_v2*.json`, `items_human_ins.json`,
