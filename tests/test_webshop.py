@@ -246,6 +246,14 @@ def test_token_set_ratio_is_thefuzzs(one: str, other: str, score: int) -> None:
     assert token_set_ratio(one, other) == token_set_ratio(other, one) == score
 
 
+def test_a_match_is_a_score_above_85() -> None:
+    for one, other, score in (("1 count", "2 count", 86), ("1 pack(fine comb)", "1 pack(wider comb)", 85)):
+        assert token_set_ratio(one, other) == score
+        assert count_options([one], [other]) == (score > 85)
+        goal = Goal("B1", "", (other,), (), 20.0)
+        assert reward(product(attributes=(one,)), product(), goal, (), "words").attributes == (score > 85)
+
+
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_token_set_ratio_equals_thefuzz_where_that_is_installed(one: str, other: str) -> None:
     fuzz = pytest.importorskip("thefuzz.fuzz")
