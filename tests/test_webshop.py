@@ -442,6 +442,19 @@ def test_the_original_data_files_are_read(tmp_path: Path) -> None:
     assert shop.reset("B000000001-0") == WebShop(folder).reset("B000000001-0")
 
 
+def test_a_value_that_two_options_have_is_chosen_for_the_last(tmp_path: Path) -> None:
+    def values(*names: str) -> list[dict[str, str]]:
+        return [{"value": name} for name in names]
+
+    options = {"color": values("red", "blue"), "trim": values("red", "tan")}
+    shop = WebShop(write_original(tmp_path / "data", [{**ITEM, "customization_options": options}]))
+    open_target(shop, "B000000001-0")
+    for clicked in ("red", "tan"):  # red is the trim's, and tan takes its place
+        says(shop, f"click[{clicked}]")
+    shop.step("click[Buy Now]")
+    assert shop.metrics()["options"] == 0
+
+
 def test_large_data_are_split_as_the_benchmark_is() -> None:
     goals = {str(n): CATALOGUE.goals[TASKS[0]] for n in range(2000)}
     splits = CATALOGUE._replace(goals=goals).splits()
