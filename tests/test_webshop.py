@@ -330,7 +330,7 @@ PORTER_PAIRS = (
     "triplicate triplic formative form electriciti electr hopeful hope goodness good revival reviv allowance "
     "allow airliner airlin adjustable adjust replacement replac adoption adopt communism commun activate activ "
     "effective effect probate probat rate rate cease ceas controll control roll roll yes ye yoyo yoyo technology "
-    "technolog is is"
+    "technolog incredibly incred is is"
 )
 
 
