@@ -18,7 +18,7 @@ from sadstream.environments.hotpotqa_pages import PageIndex
 from sadstream.environments.hotpotqa_scores import exact_match, f1, normalize_answer
 from sadstream.environments.hotpotqa_tools import Reading, reflexion_lookup, reflexion_search
 from sadstream.errors import ConfigError, TaskError
-from tests.environment_laws import check_invalid_changes_nothing, check_laws, check_pickle, noise, run
+from tests.free_text_laws import check_invalid_changes_nothing, check_laws, check_pickle, noise, run
 
 ROW = {
     "_id": "q1",

@@ -29,7 +29,7 @@ from sadstream.environments.webshop_reward import (
 from sadstream.environments.webshop_search import K1, B, SearchIndex, analyze, document
 from sadstream.environments.webshop_text import Page, react_text
 from sadstream.errors import ConfigError, TaskError
-from tests.environment_laws import check_invalid_changes_nothing, check_laws, check_pickle, noise, run
+from tests.free_text_laws import check_invalid_changes_nothing, check_laws, check_pickle, noise, run
 
 SHOPS = {view: WebShop(view=view) for view in ("react", "text")}
 REACT, TEXT = SHOPS["react"], SHOPS["text"]

@@ -1,4 +1,4 @@
-"""What holds of every environment, whatever actions an agent takes."""
+"""What holds of every environment that takes free text, whatever actions an agent takes."""
 
 import copy
 import pickle
