@@ -26,7 +26,7 @@ class Table(NamedTuple):
 
 
 def inspect_artefact(path: str | Path) -> list[Table]:
-    """Tables about a folder of span shards, teacher shards, a run or a student, or about one tar.
+    """Tables about a folder of span shards, teacher shards, a run, a student or collected episodes, or about one tar.
 
     Raises:
         InputError: nothing of sadstream's. ManifestError, ShardError: damaged.
@@ -52,6 +52,8 @@ def inspect_artefact(path: str | Path) -> list[Table]:
         return [*tables, *_teacher(path)]
     if manifest.stage == "train":
         return [*tables, *run_tables(manifest.totals)]
+    if manifest.stage == "collect":
+        return [*tables, *episode_tables(manifest.totals)]
     return tables
 
 
@@ -81,7 +83,7 @@ def verify_artefact(path: str | Path, progress: Progress) -> list[str]:
 
 
 def _about(path: Path, manifest: Manifest) -> Table:
-    options = {k: v for k, v in manifest.config.items() if v not in ("", None, [])}
+    options = {k: v for k, v in manifest.config.items() if v not in ("", None, [], {})}
     facts = {
         "made by": f"sadstream {manifest.stage} {manifest.sadstream_version}",
         "finished": "yes" if manifest.complete else "no: run the same command again, it continues",
@@ -161,6 +163,28 @@ def run_tables(totals: dict[str, Any]) -> list[Table]:
             }
         )
     return [Table("held-out split, nats per token (top-1: agreement with the teacher)", rows)]
+
+
+def episode_tables(totals: dict[str, Any]) -> list[Table]:
+    """What collected episodes came to, by type of task where there are types, and over all."""
+    measured = {**totals["by_type"], "all": totals}
+    rows = []
+    for name, measures in measured.items():
+        rate, low, high = measures["success_rate"]
+        rows.append(
+            {
+                "task type": name,
+                "episodes": measures["n_episodes"],
+                "success": rate,
+                "95 % from": low,
+                "to": high,
+                "reward": measures["mean_reward"],
+                **measures["metrics"],
+                "turns": measures["mean_turns"],
+                "invalid actions": measures["invalid_action_share"],
+            }
+        )
+    return [Table(f"{totals['agent']} in {totals['env']}, split {totals['split']}", rows)]
 
 
 def _round(value: float | None) -> float | None:

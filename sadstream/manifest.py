@@ -8,7 +8,7 @@ import shutil
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -16,7 +16,7 @@ from sadstream.errors import ManifestError
 from sadstream.version import VERSION
 from sadstream_schemas import MANIFEST_VERSION, InputFile, Manifest, Shard, decode_json
 
-Stage = Literal["segment", "prune-student", "cache-teacher", "train"]
+Stage = Literal["segment", "prune-student", "cache-teacher", "train", "collect"]
 MANIFEST = "manifest.json"
 REJECTS = "rejects.jsonl"
 _JOURNAL = "journal.jsonl"
@@ -24,7 +24,7 @@ _TEMPORARY = ".tmp-"
 _LOCK = ".lock"
 # What a stage leaves before it has made anything that would be lost: a later try with other options may take over.
 _PASSING = {MANIFEST, REJECTS, "config.toml", "metrics.jsonl", "tokenizer"}
-_MADE_BY = {stage: f"sadstream {stage}" for stage in ("segment", "prune-student", "cache-teacher", "train")}
+_MADE_BY = {stage: f"sadstream {stage}" for stage in get_args(Stage)}
 
 
 @contextlib.contextmanager
@@ -180,6 +180,7 @@ def _next_command(stage: str, folder: Path) -> str:
         "segment": f"sadstream cache-teacher {folder} --teacher MODEL --out DIR",
         "cache-teacher": f"sadstream train {folder} --student MODEL --out RUN",
         "train": f"sadstream inspect {folder}",
+        "collect": f"sadstream segment {folder} --out DIR",
     }
     return f"what takes this folder: `{after[stage]}`"
 
@@ -350,7 +351,7 @@ class StageFolder:
         if before and before != facts:
             raise ManifestError(
                 f"{self.path}: begun with {_shown(before)}, and here it is {_shown(facts)}",
-                hint="name device and dtype as they were, or choose another --out",
+                hint="name what was found by itself (device, dtype, data) as it was, or choose another --out",
             )
         if not before:
             self._manifest = msgspec.structs.replace(self._manifest, resolved=facts)

@@ -7,7 +7,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from sadstream.errors import InputError
+
+# What `sadstream collect` writes: the one file of its folder that holds logs.
+TRAJECTORIES = "trajectories.jsonl"
+
+
+class _Maker(msgspec.Struct):
+    """What a manifest says of who made its folder."""
+
+    sadstream_version: str = ""
+    stage: str = ""
+    complete: bool = False
 
 
 class LogFile(NamedTuple):
@@ -65,7 +78,10 @@ def _find(argument: str) -> list[LogFile]:
         return _find_remote(argument)
     path = Path(argument)
     if path.is_dir():
-        if _is_output(path):
+        maker = _maker_of(path)
+        if maker is not None and maker.stage == "collect":
+            return [_collected(path, maker)]
+        if maker is not None:
             raise InputError(
                 f"{argument}: a folder that sadstream wrote, not raw logs",
                 hint="segment reads raw logs; give their folder",
@@ -80,13 +96,42 @@ def _find(argument: str) -> list[LogFile]:
     if matches:
         fixed = Path(re.split(r"[*?\[]", argument)[0])
         root = fixed if argument[len(str(fixed)) :].startswith(os.sep) and fixed.is_dir() else fixed.parent
-        return [LogFile(match, _printable(Path(os.path.relpath(match, root)).as_posix()), False) for match in matches]
+        names = [(match, _printable(Path(os.path.relpath(match, root)).as_posix())) for match in matches]
+        return [LogFile(match, name, False) for match, name in names if not _is_bookkeeping(Path(match))]
     raise InputError(f"{argument}: no such file or folder", hint="give files, folders, globs in quotes, URLs, or -")
 
 
-def _is_output(folder: Path) -> bool:
+def _maker_of(folder: Path) -> _Maker | None:
+    """Who made a folder; None where it was not sadstream."""
     manifest = folder / "manifest.json"
-    return manifest.is_file() and b'"sadstream_version"' in manifest.read_bytes()
+    if not manifest.is_file():
+        return None
+    content = manifest.read_bytes()
+    try:
+        maker = msgspec.json.decode(content, type=_Maker)
+    except msgspec.DecodeError:
+        return _Maker() if b'"sadstream_version"' in content else None  # ours, and damaged
+    return maker if maker.sadstream_version else None
+
+
+def _collected(folder: Path, maker: _Maker) -> LogFile:
+    """The trajectories in a folder that `sadstream collect` wrote.
+
+    Raises:
+        InputError: it is not finished.
+    """
+    if not maker.complete:
+        raise InputError(
+            f"{folder}: unfinished",
+            hint="run the `sadstream collect` that made it again; it continues",
+        )
+    return LogFile(str(folder / TRAJECTORIES), TRAJECTORIES, True)
+
+
+def _is_bookkeeping(path: Path) -> bool:
+    """Whether a file is what `sadstream collect` keeps beside its trajectories."""
+    maker = _maker_of(path.parent) if path.name != TRAJECTORIES else None
+    return maker is not None and maker.stage == "collect"
 
 
 def _walk(root: Path) -> Iterator[LogFile]:
@@ -100,6 +145,9 @@ def _walk(root: Path) -> Iterator[LogFile]:
             yield _met(here / name, root, "a hidden folder" if name in hidden else "a folder that was met already")
         folders[:] = sorted(set(folders) - {*links, *hidden})
         entered.update((here / name).resolve() for name in folders)
+        maker = _maker_of(here)
+        if maker is not None and maker.stage == "collect":
+            names = [name for name in names if name == TRAJECTORIES]
         for name in sorted(names):
             path = here / name
             problem = "" if path.is_file() else "a broken link" if path.is_symlink() else "not a regular file"

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 HEAVY = {"torch", "transformers", "webdataset", "click", "matplotlib"}
-COMMANDS = ["segment", "prune-student", "cache-teacher", "train", "inspect", "schema"]
+COMMANDS = ["segment", "prune-student", "cache-teacher", "train", "collect", "inspect", "schema"]
 
 
 def modules_after(code: str) -> set[str]:

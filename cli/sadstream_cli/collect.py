@@ -1,0 +1,102 @@
+"""`sadstream collect`."""
+
+import shlex
+from typing import Any
+
+import click
+
+from sadstream_cli.output import ProgressLine, json_option, print_facts, print_json, print_table
+
+
+class _KeyValue(click.ParamType):
+    name = "KEY=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        key, equals, rest = value.partition("=")
+        if not key or not equals:
+            self.fail(f"{value!r} is not KEY=VALUE", param, ctx)
+        return key, rest
+
+
+def _by_name(ctx: click.Context, param: click.Parameter, pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        raise click.BadParameter("a key is given twice", ctx, param)
+    return given
+
+
+@click.command("collect")
+@click.option("--env", required=True, help="alfworld, hotpotqa, webshop, or module:Class of your own.")
+@click.option("--agent", required=True, help="expert, random, or module:Class of your own.")
+@click.option("--out", required=True, type=click.Path(), help="New folder for the trajectories.")
+@click.option("--split", default="train", show_default=True, help="Which of the environment's tasks.")
+@click.option(
+    "--tasks", default="", type=click.Path(), help="File of task ids, one a line.  [default: all of the split]"
+)
+@click.option("--limit", default=0, help="Tasks at most, the first ones.  [default: all]")
+@click.option("--episodes-per-task", default=1, show_default=True, help="Play each task so often, with other seeds.")
+@click.option("--max-steps", default=0, help="Turns an episode.  [default: what the environment says]")
+@click.option("--keep", type=click.Choice(["won", "all"]), default="won", show_default=True, help="What to write.")
+@click.option("--seed", default=0, show_default=True, help="Of the agent's chance.")
+@click.option("--shuffle", default=0, help="New games of each by re-placing things (ALFWorld).  [default: none]")
+@click.option("--data", default="", help="Path of the environment's data.  [default: what it comes with]")
+@click.option(
+    "--option",
+    "options",
+    type=_KeyValue(),
+    multiple=True,
+    callback=_by_name,
+    help="A further option of the environment's class; may be repeated.",
+)
+@click.option(
+    "--agent-option",
+    "agent_options",
+    type=_KeyValue(),
+    multiple=True,
+    callback=_by_name,
+    help="An option of the agent's class, as error_rate=0.1; may be repeated.",
+)
+@json_option
+def command(as_json: bool, **options: Any) -> None:
+    """Play tasks of an environment and write what the agent did as logs.
+
+    Each episode is appended to trajectories.jsonl as it ends, if it was won (or with --keep all), and told of in
+    episodes.jsonl; a killed run continues where it stopped. `sadstream segment` takes the folder.
+
+    \b
+    Example:
+      sadstream collect --env alfworld --agent expert --limit 50 --out played
+      sadstream segment played --out spans
+    """
+    from sadstream.collect import CollectConfig, collect
+    from sadstream.inspect import episode_tables
+
+    progress = ProgressLine()
+    summary = collect(CollectConfig(**options), progress)
+    progress.close()
+    if as_json:
+        print_json(summary)
+        return
+    out = summary["out"]
+    if summary.get("already_done"):
+        click.echo(f"{out} is finished already: the same tasks, the same options.")
+    print_facts(
+        [
+            ("episodes", summary["n_episodes"]),
+            ("kept", summary["n_kept"]),
+            ("ended", summary["endings"]),
+            ("turns at most", summary["max_steps"]),
+            ("thoughts use up turns", summary["thoughts_count"]),
+            ("the agent knows more than it reads", summary["privileged"] or None),
+            ("seconds", summary.get("seconds")),
+            ("wrote", out),
+        ]
+    )
+    for table in episode_tables(summary):
+        print_table(table.title, table.rows)
+    if summary["n_kept"]:
+        click.echo(f"Next: sadstream segment {shlex.quote(out)} --out spans")
+    else:
+        click.echo("Nothing was won, so nothing was kept: --keep all keeps every episode.")
