@@ -96,20 +96,24 @@ def _find(argument: str) -> list[LogFile]:
     if matches:
         fixed = Path(re.split(r"[*?\[]", argument)[0])
         root = fixed if argument[len(str(fixed)) :].startswith(os.sep) and fixed.is_dir() else fixed.parent
-        names = [(match, _printable(Path(os.path.relpath(match, root)).as_posix())) for match in matches]
-        return [LogFile(match, name, False) for match, name in names if not _is_bookkeeping(Path(match))]
+        makers = {folder: _maker_of(folder) for folder in {Path(match).parent for match in matches}}
+        return [
+            LogFile(match, _printable(Path(os.path.relpath(match, root)).as_posix()), False, problem=_unfinished(maker))
+            for match, maker in ((match, makers[Path(match).parent]) for match in matches)
+            if not _is_bookkeeping(Path(match).name, maker)
+        ]
     raise InputError(f"{argument}: no such file or folder", hint="give files, folders, globs in quotes, URLs, or -")
 
 
 def _maker_of(folder: Path) -> _Maker | None:
     """Who made a folder; None where it was not sadstream."""
-    manifest = folder / "manifest.json"
-    if not manifest.is_file():
+    try:
+        content = (folder / "manifest.json").read_bytes()
+    except OSError:
         return None
-    content = manifest.read_bytes()
     try:
         maker = msgspec.json.decode(content, type=_Maker)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return _Maker() if b'"sadstream_version"' in content else None  # ours, and damaged
     return maker if maker.sadstream_version else None
 
@@ -128,10 +132,15 @@ def _collected(folder: Path, maker: _Maker) -> LogFile:
     return LogFile(str(folder / TRAJECTORIES), TRAJECTORIES, True)
 
 
-def _is_bookkeeping(path: Path) -> bool:
-    """Whether a file is what `sadstream collect` keeps beside its trajectories."""
-    maker = _maker_of(path.parent) if path.name != TRAJECTORIES else None
-    return maker is not None and maker.stage == "collect"
+def _is_bookkeeping(name: str, maker: _Maker | None) -> bool:
+    """Whether a file, by its folder's maker, is what `sadstream collect` keeps beside its trajectories."""
+    return maker is not None and maker.stage == "collect" and name != TRAJECTORIES
+
+
+def _unfinished(maker: _Maker | None) -> str:
+    """Why trajectories are not read though their folder was met; "" where they can be."""
+    unfinished = maker is not None and maker.stage == "collect" and not maker.complete
+    return "of a `sadstream collect` that has not finished" if unfinished else ""
 
 
 def _walk(root: Path) -> Iterator[LogFile]:
@@ -146,11 +155,10 @@ def _walk(root: Path) -> Iterator[LogFile]:
         folders[:] = sorted(set(folders) - {*links, *hidden})
         entered.update((here / name).resolve() for name in folders)
         maker = _maker_of(here)
-        if maker is not None and maker.stage == "collect":
-            names = [name for name in names if name == TRAJECTORIES]
-        for name in sorted(names):
+        for name in sorted(name for name in names if not _is_bookkeeping(name, maker)):
             path = here / name
-            problem = "" if path.is_file() else "a broken link" if path.is_symlink() else "not a regular file"
+            problem = "a broken link" if path.is_symlink() else "not a regular file"
+            problem = _unfinished(maker) if path.is_file() else problem
             yield _met(path, root, "a hidden file" if name.startswith(".") else problem)
 
 

@@ -160,7 +160,7 @@ def test_segment_reads_it_unchanged(tmp_path, style, named):
 def test_met_in_a_folder_walk_or_a_glob_only_the_trajectories_are_read(tmp_path):
     for name in ("a", "b"):
         gather(tmp_path / "runs" / name, seed=ord(name))
-    (tmp_path / "runs" / "manifest.json").write_text('{"mine": 1}')
+    (tmp_path / "runs" / "manifest.json").write_text("[" * 100_000)
     (tmp_path / "runs" / "log.txt").write_text("Thought: a\nAction: b\n")
     walked = find_logs([str(tmp_path / "runs")])
     assert [file.name for file in walked] == ["log.txt", "manifest.json", f"a/{TRAJECTORIES}", f"b/{TRAJECTORIES}"]
@@ -176,6 +176,12 @@ def test_an_unfinished_folder_is_not_segmented(tmp_path):
     (tmp_path / "out" / "manifest.json").write_bytes(msgspec.json.encode(manifest))
     with pytest.raises(InputError, match="unfinished"):
         find_logs([str(tmp_path / "out")])
+    (tmp_path / "log.txt").write_text("Thought: a\nAction: b\n")
+    for met in (tmp_path, tmp_path / "**"):
+        problems = {file.name: file.problem for file in find_logs([str(met)])}
+        assert problems == {"log.txt": "", f"out/{TRAJECTORIES}": "of a `sadstream collect` that has not finished"}
+    (named,) = find_logs([str(tmp_path / "out" / TRAJECTORIES)])
+    assert not named.problem
 
 
 # ---- stopped and continued
