@@ -33,7 +33,7 @@ class CollectConfig(msgspec.Struct, frozen=True, kw_only=True):
         agent: `expert`, `random`, or `module:Class`.
         out: folder for the trajectories.
         split: which of the environment's tasks. tasks: a file of ids, one a line, to play in that order; "" for all.
-        limit: tasks at most, the first ones; 0 is all.
+        limit: tasks at most, drawn by the seed (20 are among the 40 of the same seed); 0 is all.
         episodes_per_task: how often each is played, each time with another seed.
         max_steps: turns an episode; 0 is what the environment says.
         keep: trajectories of `won` episodes, or of `all`.
@@ -84,7 +84,7 @@ def collect(config: CollectConfig, progress: Progress) -> dict[str, Any]:
         return {**folder.done.totals, "out": config.out, "already_done": True}
     environment = load_environment(config.env, environment_options(config), seed=config.seed)
     agent = load_agent(config.agent, config.env, config.agent_options)
-    tasks = chosen_tasks(environment, config.split, named, config.tasks, config.limit)
+    tasks = drawn(chosen_tasks(environment, config.split, named, config.tasks), config.limit, config.seed)
     max_steps = config.max_steps or environment.max_steps
     facts = {
         "env": environment.name,
@@ -169,14 +169,11 @@ def episode_seed(seed: int, planned: Planned) -> int:
     return int.from_bytes(digest, "big")
 
 
-def chosen_tasks(
-    environment: Environment, split: str, named: Sequence[str] | None, source: str, limit: int
-) -> list[str]:
+def chosen_tasks(environment: Environment, split: str, named: Sequence[str] | None, source: str) -> list[str]:
     """Ids of the tasks to play, in order.
 
     Args:
         named: those that the user named; None for all of the split. source: where, for the error.
-        limit: how many at most; 0 is all.
     Raises:
         TaskError: no such split, or the split has no such task; none at all.
     """
@@ -193,7 +190,19 @@ def chosen_tasks(
         there = list(named)
     if not there:
         raise TaskError(f"split {split} of {environment.name}: no task to play", hint="choose another --split")
-    return there[:limit] if limit else there
+    return there
+
+
+def drawn(tasks: Sequence[str], limit: int, seed: int) -> list[str]:
+    """At most `limit` of the tasks (0: all), in their order.
+
+    Which ones hangs on each task and the seed alone, so a split sorted by kind gives some of each.
+    """
+    if not limit or limit >= len(tasks):
+        return list(tasks)
+    rank = {task: episode_seed(seed, Planned(task, -1)) for task in tasks}
+    chosen = set(sorted(tasks, key=rank.__getitem__)[:limit])
+    return [task for task in tasks if task in chosen]
 
 
 def summary_of(lines: Sequence[EpisodeLine]) -> dict[str, Any]:

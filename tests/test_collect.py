@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sadstream import scan_index
-from sadstream.collect import CollectConfig, Planned, collect, episode_seed
+from sadstream.collect import CollectConfig, Planned, collect, drawn, episode_seed
 from sadstream.episode_log import EPISODES, EpisodeLine, read_lines
 from sadstream.errors import ConfigError, InputError, ManifestError, SadstreamError, TaskError
 from sadstream.inspect import inspect_artefact, verify_artefact
@@ -126,14 +126,26 @@ def test_an_episode_s_seed_hangs_on_which_it_is_and_not_on_its_place():
 def test_tasks_limit_and_split_say_what_is_played(tmp_path):
     named = tmp_path / "tasks.txt"
     named.write_text("word-5\n\n  word-2 \r\nword-4\n")
-    gather(tmp_path / "out", tasks=str(named), limit=2)
-    assert [line.task_id for line in read_lines(tmp_path / "out")] == ["word-5", "word-2"]
+    gather(tmp_path / "out", tasks=str(named))
+    assert [line.task_id for line in read_lines(tmp_path / "out")] == ["word-5", "word-2", "word-4"]
     assert [file.path for file in load_manifest(tmp_path / "out").inputs] == ["tasks.txt"]
-    gather(tmp_path / "first", limit=2, options={"style": "prompt", "n_tasks": "4"})
-    assert [line.task_id for line in read_lines(tmp_path / "first")] == ["word-0", "word-1"]
+    gather(tmp_path / "few", limit=3, options={"style": "prompt", "n_tasks": "40"})
+    few = [line.task_id for line in read_lines(tmp_path / "few")]
+    assert few == drawn([f"word-{number}" for number in range(40)], 3, 0) != ["word-0", "word-1", "word-2"]
     named.write_text("word-5\n")
     with pytest.raises(ManifestError, match=r"made from other inputs: tasks\.txt has changed"):
-        gather(tmp_path / "out", tasks=str(named), limit=2)
+        gather(tmp_path / "out", tasks=str(named))
+
+
+@given(st.sets(st.integers(0, 99), max_size=30), st.integers(0, 40), st.integers(0, 2**31))
+def test_tasks_are_drawn_one_by_one_whatever_else_there_is(numbers, limit, seed):
+    tasks = [f"word-{number}" for number in sorted(numbers)]
+    few = drawn(tasks, limit, seed)
+    assert len(few) == (min(limit, len(tasks)) if limit else len(tasks))
+    assert few == [task for task in tasks if task in few]
+    if limit:
+        assert set(few) <= set(drawn(tasks, limit + 1, seed))
+        assert set(few) & set(tasks[1:]) <= set(drawn(tasks[1:], limit, seed))
 
 
 # ---- what segment makes of it

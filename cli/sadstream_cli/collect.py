@@ -35,11 +35,11 @@ def _by_name(ctx: click.Context, param: click.Parameter, pairs: tuple[tuple[str,
 @click.option(
     "--tasks", default="", type=click.Path(), help="File of task ids, one a line.  [default: all of the split]"
 )
-@click.option("--limit", default=0, help="Tasks at most, the first ones.  [default: all]")
+@click.option("--limit", default=0, help="Tasks at most, drawn by the seed.  [default: all]")
 @click.option("--episodes-per-task", default=1, show_default=True, help="Play each task so often, with other seeds.")
 @click.option("--max-steps", default=0, help="Turns an episode.  [default: what the environment says]")
 @click.option("--keep", type=click.Choice(["won", "all"]), default="won", show_default=True, help="What to write.")
-@click.option("--seed", default=0, show_default=True, help="Of the agent's chance.")
+@click.option("--seed", default=0, show_default=True, help="Of the agent's chance, of --limit, and of --shuffle.")
 @click.option("--shuffle", default=0, help="New games of each by re-placing things (ALFWorld).  [default: none]")
 @click.option("--data", default="", help="Path of the environment's data.  [default: what it comes with]")
 @click.option(
