@@ -40,6 +40,13 @@ class Everything(Echo):
         self.seed = seed
 
 
+class ForCheckersOnly(Echo):
+    """Its annotation has no value at run time."""
+
+    def __init__(self, place: "NoSuchName" = None, seed: int = 0) -> None:  # type: ignore[name-defined]  # noqa: F821
+        super().__init__()
+
+
 class AnyOption(Echo):
     """Takes whatever it is given."""
 
@@ -102,6 +109,11 @@ def test_a_class_that_takes_a_seed_gets_one_and_an_option_goes_before_it():
     load_environment("tests.worlds:Echo", {}, seed=5)
 
 
+def test_an_annotation_that_cannot_be_looked_up_hinders_only_its_own_option():
+    load_environment(f"{HERE}:ForCheckersOnly", {})
+    assert "which no command line can give" in failure(load_environment, f"{HERE}:ForCheckersOnly", {"place": "a"})
+
+
 def test_a_class_that_takes_anything_gets_it_as_text():
     made: Any = load_environment(f"{HERE}:AnyOption", {"depth": "2"})
     assert made.given == {"depth": "2"}
@@ -138,7 +150,8 @@ def test_an_option_that_does_not_fit_is_named(options, named):
         ("tests.worlds:", "tests.worlds has no ''"),
         (":Echo", "ConfigError: --env :Echo: "),
         (".worlds:Echo", "ConfigError: --env .worlds:Echo: TypeError: "),
-        ("tests.worlds:os", "os is no class"),
+        ("tests.worlds:time", "time is no class"),
+        ("builtins:int", "TaskError: --env builtins:int: no environment: it lacks task_ids()"),
         (
             "tests.worlds:Nothing",
             "TaskError: --env tests.worlds:Nothing: no environment: it lacks task_ids(), task_type()",

@@ -63,9 +63,15 @@ def episodes(draw):
     )
 
 
-def recut(text, dialect):
-    spans = segment(pl.LazyFrame({"text": [text], "dialect": [dialect]})).collect()["spans"][0].to_list()
-    return [(s["kind"], s["start"], s["stop"], s["body_start"], s["body_stop"], s["author"], s["step"]) for s in spans]
+def recut(text, *dialects):
+    """Spans of a text, as each dialect cuts it; None is recognised from the text."""
+    frame = pl.LazyFrame(
+        {"text": [text] * len(dialects), "dialect": dialects}, {"text": pl.String, "dialect": pl.String}
+    )
+    return [
+        [(s["kind"], s["start"], s["stop"], s["body_start"], s["body_stop"], s["author"], s["step"]) for s in spans]
+        for spans in segment(frame).collect()["spans"].to_list()
+    ]
 
 
 def cuts(spans):
@@ -75,13 +81,8 @@ def cuts(spans):
 @given(episodes())
 def test_cutting_the_text_again_gives_the_spans_of_the_record(episode):
     parts = parts_of(episode)
-    assert recut(text_of(parts), DIALECT[episode.style]) == cuts(spans_of(parts))
-
-
-@given(episodes())
-def test_the_dialect_is_recognised_from_the_text_alone(episode):
-    parts = parts_of(episode)
-    assert recut(text_of(parts), None) == cuts(spans_of(parts))
+    expected = cuts(spans_of(parts))
+    assert recut(text_of(parts), DIALECT[episode.style], None) == [expected, expected]
 
 
 @given(
@@ -114,7 +115,7 @@ def test_segment_keeps_the_record_s_spans_where_an_observation_looks_like_labels
         environment, worlds.Script([Decision("a", "say"), Decision(None, "win")]), "word-0", seed=0, max_steps=9
     )
     record = trajectory_of(episode, id="i", source=SOURCE, facts={})
-    assert recut(record.text, DIALECT[style]) != cuts(record.spans)
+    assert recut(record.text, DIALECT[style]) != [cuts(record.spans)]
     (tmp_path / "t.jsonl").write_bytes(msgspec.json.encode(record) + b"\n")
     read = segment(scan_logs(str(tmp_path / "t.jsonl"))).collect().row(0, named=True)
     assert [(s["kind"], s["start"], s["stop"], s["step"]) for s in read["spans"]] == [
@@ -170,3 +171,18 @@ def test_the_record_tells_task_outcome_and_facts():
     halted = play(worlds.Echo(), worlds.Script([Decision(None, "no")]), "word-3", seed=7, max_steps=1)
     outcome = trajectory_of(halted, id="i", source=SOURCE, facts={}).outcome
     assert (outcome.success, outcome.reward, outcome.ending, outcome.answer) == (False, 0.0, "halted", None)
+
+
+def test_where_nothing_answered_acts_share_a_step_and_a_thought_opens_one():
+    turns = (Turn(None, "a", "", True), Turn(None, "b", " \n\t", True), Turn("hm", None, "OK.", True))
+    episode = Episode("t", "", 0, "prompt", "A room.", turns, 0.0, "halted", {})
+    parts = parts_of(episode)
+    assert text_of(parts) == "A room.\n> a\n> b\n> think: hm\nOK.\n"
+    assert [(span.kind, span.step) for span in spans_of(parts)] == [
+        ("context", None),
+        ("act", 0),
+        ("act", 0),
+        ("reason", 1),
+        ("observation", 1),
+    ]
+    assert recut(text_of(parts), "prompt") == [cuts(spans_of(parts))]

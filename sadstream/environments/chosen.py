@@ -92,7 +92,7 @@ def _nearest(name: str, known: typing.Iterable[str], else_: str) -> str:
 def _made(flag: str, place: str, options: Mapping[str, str], if_taken: Mapping[str, str]) -> Any:
     """An object of the class at `module:Class`, with options as its constructor wants them."""
     make = _imported(flag, place)
-    taken = {key: value for key, value in if_taken.items() if key in inspect.signature(make).parameters}
+    taken = {key: value for key, value in if_taken.items() if key in _parameters(make)}
     arguments = _arguments(flag, make, {**taken, **options})
     with _what_is_missing(flag):
         try:
@@ -175,7 +175,7 @@ def _arguments(flag: str, make: Callable[..., Any], options: Mapping[str, str]) 
     """
     if not options:
         return {}
-    parameters = inspect.signature(make, eval_str=True).parameters
+    parameters = _parameters(make)
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     named = [key for key, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     arguments = {}
@@ -188,6 +188,15 @@ def _arguments(flag: str, make: Callable[..., Any], options: Mapping[str, str]) 
             hint = _nearest(key, named, "no others") if named else "it takes none"
             raise ConfigError(f"{flag}: it has no option {key!r}", hint=hint)
     return arguments
+
+
+def _parameters(make: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """What a class can be given, its annotations as types where they can be looked up."""
+    for eval_str in (True, False):
+        # A name that is there for type checkers only has no value; some built-in classes tell nothing at all.
+        with contextlib.suppress(NameError, TypeError, ValueError, AttributeError):
+            return inspect.signature(make, eval_str=eval_str).parameters
+    return {}
 
 
 def _converted(flag: str, key: str, value: str, wanted: Any) -> Any:
