@@ -189,7 +189,7 @@ def test_a_name_that_means_no_agent_is_one_line(name, environment, named):
 
 def test_the_random_policy_takes_no_options_and_goes_with_any_environment():
     assert load_agent("random", "tests.worlds:Echo", {}).name == "random"
-    assert "it takes none" in failure(load_agent, "random", "alfworld", {"rate": "1"})
+    assert "it has none" in failure(load_agent, "random", "alfworld", {"rate": "1"})
 
 
 def test_the_install_line_is_that_of_the_extra_which_asks_for_the_package(monkeypatch):

@@ -84,9 +84,9 @@ def load_agent(name: str, environment_name: str, options: Mapping[str, str]) -> 
     return typing.cast(Agent, agent)
 
 
-def _nearest(name: str, known: typing.Iterable[str], else_: str) -> str:
+def _nearest(name: str, known: typing.Iterable[str], *others: str) -> str:
     near = difflib.get_close_matches(name, list(known), 3, 0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"one of: {', '.join([*known, else_])}"
+    return f"did you mean {' or '.join(near)}?" if near else f"one of: {', '.join([*known, *others])}"
 
 
 def _made(flag: str, place: str, options: Mapping[str, str], if_taken: Mapping[str, str]) -> Any:
@@ -130,7 +130,7 @@ def _imported(flag: str, place: str) -> Callable[..., Any]:
     made: Any = getattr(found, name, None) if name else None
     if made is None:
         classes = [key for key, value in vars(found).items() if inspect.isclass(value)]
-        raise ConfigError(f"{flag}: {module} has no {name!r}", hint=_nearest(name, classes, "a class in it"))
+        raise ConfigError(f"{flag}: {module} has no {name!r}", hint=_nearest(name, classes) if classes else _IMPORTABLE)
     if not callable(made):
         raise ConfigError(f"{flag}: {name} is no class", hint=_IMPORTABLE)
     return typing.cast(Callable[..., Any], made)
@@ -185,8 +185,9 @@ def _arguments(flag: str, make: Callable[..., Any], options: Mapping[str, str]) 
         elif takes_any:
             arguments[key] = value
         else:
-            hint = _nearest(key, named, "no others") if named else "it takes none"
-            raise ConfigError(f"{flag}: it has no option {key!r}", hint=hint)
+            raise ConfigError(
+                f"{flag}: it has no option {key!r}", hint=_nearest(key, named) if named else "it has none"
+            )
     return arguments
 
 
