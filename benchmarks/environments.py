@@ -62,7 +62,8 @@ def report(name: str, world: Any, agent: Any, split: str) -> float:
     per_step = steps(world, tasks, _STEPS)
     per_episode, n_won = episodes(world, agent, tasks)
     sys.stdout.write(
-        f"{name:<22} {1 / per_step:8.0f} steps/s {1 / per_episode:6.0f} expert episodes/s, {n_won} of {len(tasks)} won\n"
+        f"{name:<20} {1 / per_step:7.0f} steps/s {1 / per_episode:5.0f} expert episodes/s,"
+        f" {n_won} of {len(tasks)} won within {world.max_steps} turns\n"
     )
     return per_step
 

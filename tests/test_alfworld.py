@@ -138,6 +138,18 @@ def test_put_as_react_has_it_moves():
         assert WORLD.step(words) == ("You move the alarmclock 1 to the shelf 1.", 1.0, True, True)
 
 
+def test_heat_ends_cold_and_cold_ends_heat():
+    task = "pick_heat_then_place_in_recep-Apple-None-Fridge-12/trial_T20190909_151749_236238"
+    *way, last = WORLD.game(task).walkthrough
+    spoil, mend = "cool apple 1 with fridge 1", ["go to microwave 1", "heat apple 1 with microwave 1", "go to fridge 1"]
+    for extra, won in (([spoil], False), ([spoil, *mend], True), ([*mend, spoil], False)):
+        WORLD.reset(task)
+        assert all(WORLD.step(command).valid for command in [*way, *extra])
+        facts = WORLD._state.facts
+        assert (len(facts.get("ishot", ())), len(facts.get("iscool", ()))) == (won, not won)
+        assert WORLD.step(last).done == won
+
+
 def test_the_original_engine_s_transcript_of_a_room_with_shared_places(shared_data, tmp_path):
     # Recorded from alfworld 0.4.2: sliced, hot, clean and cold things, vessels, what lies beside shared receptacles.
     with gzip.open(shared_data / "env/alfworld/real_game_FloorPlan14_initial_state.pddl.gz", "rt") as file:

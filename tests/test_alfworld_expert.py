@@ -86,14 +86,15 @@ def test_thoughts_are_react_s():
 
 @pytest.mark.parametrize("rate", [0.1, 0.4])
 def test_mistakes_are_noticed_mended_and_seeded(rate):
-    n_wrong = n_acts = 0
+    n_wrong = 0
+    thoughts = ""
     for task in TASKS[::10]:
         decisions, replies, won = play(WORLD, ALFWorldExpert(rate), task)
+        thoughts += "\n".join(decision.thought or "" for decision in decisions)
         assert won, task
         assert play(WORLD, ALFWorldExpert(rate), task)[0] == decisions
         clean, _, _ = play(WORLD, ALFWorldExpert(), task)
         n_wrong += len(decisions) > len(clean)
-        n_acts += len(replies)
         # After a mistake comes a thought, never another action.
         for number, decision in enumerate(decisions):
             if decision.thought and re.search("mistake|wrong way|Nothing happens", decision.thought):
@@ -101,6 +102,8 @@ def test_mistakes_are_noticed_mended_and_seeded(rate):
         wrong = [n for n, reply in enumerate(replies) if not reply.valid]
         acts = [n for n, decision in enumerate(decisions) if decision.action is not None]
         assert all(decisions[acts[n] + 1].thought for n in wrong)
+    for words in ("wrong way", "by mistake", "Nothing happens"):
+        assert words in thoughts
     assert (0.3 if rate == 0.1 else 0.9) < n_wrong / 50 <= 1
 
 
@@ -121,14 +124,18 @@ def test_new_games_are_won_too():
 
 
 def test_receptacles_that_share_a_place_are_examined(tmp_path):
-    task = "pick_and_place_simple-AlarmClock-None-Shelf-320/trial_T20190907_121126_621870"
-    game = WORLD.game(task)
-    # All stand at the desk's place: no way leads from one to another.
-    place = re.search(r"\(receptacleAtLocation Desk_\S+ (\S+)\)", game.pddl_problem)[1]
-    shared = re.sub(r"\(receptacleAtLocation (\S+) \S+\)", rf"(receptacleAtLocation \1 {place})", game.pddl_problem)
-    path = tmp_path / "games.jsonl"
-    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(game, pddl_problem=shared)))
-    assert play(ALFWorld(path), ALFWorldExpert(), task)[2]
+    n_examined = 0
+    for number, task in enumerate(TASKS[::60]):
+        game = WORLD.game(task)
+        # All stand at one place: no way leads from one to another.
+        place = re.search(r"\(receptacleAtLocation \S+ (\S+)\)", game.pddl_problem)[1]
+        shared = re.sub(r"\(receptacleAtLocation (\S+) \S+\)", rf"(receptacleAtLocation \1 {place})", game.pddl_problem)
+        path = tmp_path / f"{number}.jsonl"
+        path.write_bytes(msgspec.json.encode(msgspec.structs.replace(game, pddl_problem=shared)))
+        decisions, _, won = play(ALFWorld(path), ALFWorldExpert(), task)
+        assert won, task
+        n_examined += sum((decision.action or "").startswith("examine ") for decision in decisions)
+    assert n_examined > 10
 
 
 def test_copies_play_side_by_side_and_pickles_begin_anew():
