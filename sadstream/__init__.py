@@ -9,7 +9,7 @@ from sadstream.formats import pieces
 from sadstream.frames import Draft
 from sadstream.logs import scan_logs
 from sadstream.score import score
-from sadstream.segment import segment
+from sadstream.segment import cut_spans, segment
 from sadstream.shards import iter_samples, scan_index, scan_shards
 from sadstream.spans import SegmentConfig, segment_logs, write_shards
 from sadstream.version import VERSION as __version__
@@ -24,6 +24,7 @@ __all__ = [
     "TeacherSample",
     "Trajectory",
     "__version__",
+    "cut_spans",
     "decode_teacher_sample",
     "iter_samples",
     "pieces",

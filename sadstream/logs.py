@@ -25,6 +25,7 @@ from sadstream.containers import (
 )
 from sadstream.errors import FormatError, InputError, SadstreamError
 from sadstream.formats import Format, RecordFormat, SessionFormat, SessionRecord, TextFormat, beside
+from sadstream.formats.asked import names_asked
 from sadstream.formats.chosen import UserFormat, chosen_formats, nearest_formats
 from sadstream.frames import LOG_SCHEMA, Draft, log_frame, scan_blocks
 from sadstream.paths import LogFile, find_logs, is_local
@@ -37,6 +38,8 @@ _BLOCK_ROWS = 4_000
 _SNIFF_BYTES = 1_000_000
 # Records that no format knows are tolerated at a file's head up to here, before the whole file counts as unknown.
 _UNKNOWN_RECORDS = 100
+# Log records come in a few shapes; objects keyed by ids come in any number.
+_SHAPES_KEPT = 1000
 _ESCAPED = re.compile("[\udc80-\udcff]")  # what bytes that are not UTF-8 become
 _JSON_START = re.compile(rb'\s*(?:\{\s*["}]|\[\s*[\[{"\]])')
 
@@ -168,20 +171,35 @@ def _malformed(file: LogFile, line: int | None, reason: str, on_error: OnError, 
 
 
 class _Recogniser:
-    """Finds a record's format. Remembers the last: what holds records and what reads them ask about the same one."""
+    """Finds a record's format: the first that recognises it, of those that ask for a name it has.
+
+    Remembers the last: what holds records and what reads them ask about the same one.
+    """
 
     def __init__(self, known: Sequence[RecordFormat | SessionFormat]) -> None:
-        self._known = known
+        self._known = [(format, names_asked(format.recognise)) for format in known]
+        self._by_names: dict[tuple[str, ...], list[RecordFormat | SessionFormat]] = {}
         self._value: Any = self
         self._format: RecordFormat | SessionFormat | None = None
 
     def format_of(self, value: Any) -> RecordFormat | SessionFormat | None:
         if value is not self._value:
-            self._value, self._format = value, next((f for f in self._known if f.recognise(value)), None)
+            self._value, self._format = value, next((f for f in self._possible(value) if f.recognise(value)), None)
         return self._format
 
     def is_record(self, value: Any) -> bool:
         return self.format_of(value) is not None
+
+    def _possible(self, value: Any) -> list[RecordFormat | SessionFormat]:
+        if not isinstance(value, dict):
+            return [format for format, _ in self._known]
+        names = tuple(value)
+        possible = self._by_names.get(names)
+        if possible is None:
+            possible = [f for f, asked in self._known if asked is None or not asked.isdisjoint(names)]
+            if len(self._by_names) < _SHAPES_KEPT:
+                self._by_names[names] = possible
+        return possible
 
 
 def _read_stream(

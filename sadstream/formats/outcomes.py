@@ -6,12 +6,15 @@ from typing import Any
 
 import msgspec
 
+from sadstream.formats.line_pattern import LinePattern
+
 _SUCCESS = ("success", "correct", "result", "won", "resolved", "em")
 _REWARD = ("reward", "score")
 _GOLD = ("gold", "gt", "answer")
 _ANSWER = ("pred", "prediction")
 _TASK = ("task", "question", "instruction", "goal")
 _TASK_ID = ("task_id", "name", "question_id", "instance_id")
+_NAMES = frozenset((*_SUCCESS, *_REWARD, *_GOLD, *_ANSWER, *_TASK, *_TASK_ID, "halted", "error"))
 _FINISHED = re.compile(r"Episode finished, reward = ([A-Za-z0-9.+-]*[A-Za-z0-9])")
 
 
@@ -51,6 +54,8 @@ def as_text(value: Any) -> str | None:
 
 def outcome_fields(record: dict[str, Any]) -> dict[str, Any]:
     """`Draft` fields of outcome and task that a record gives, and under `mapped` the names they came from."""
+    if _NAMES.isdisjoint(record):
+        return {"mapped": set()}
     found: dict[str, Any] = {}
     mapped: set[str] = set()
 
@@ -80,7 +85,8 @@ def finish_line(text: str) -> dict[str, Any]:
     >>> finish_line("Observation: Episode finished, reward = 1")
     {'success': True, 'reward': 1.0, 'ending': 'finished'}
     """
-    found = _FINISHED.search(text, max(0, len(text) - 500))
+    begin = max(0, len(text) - 500)
+    found = _FINISHED.search(text, begin) if text.find("Episode finished", begin) >= 0 else None
     if found is None:
         return {}
     return {"success": as_bool(found[1]), "reward": as_float(found[1]), "ending": "finished"}
@@ -96,9 +102,10 @@ def task_in(text: str) -> str | None:
     return next((group.strip() for group in found.groups() if group is not None), None) if found else None
 
 
-_TASK_LINE = re.compile(r"(?m)^(?:Question: (.*)|Your task is to: (.*)|Instruction:[ \t\r]*\n(.*))$")
+_TASK_LINE = LinePattern(r"(?:Question: (.*)|Your task is to: (.*)|Instruction:[ \t\r]*\n(.*))$")
 
 
 def remaining(fields: dict[str, msgspec.Raw], mapped: set[str]) -> str:
     """JSON object of the fields that were not mapped, each value as the log wrote it."""
-    return msgspec.json.encode({name: raw for name, raw in fields.items() if name not in mapped}).decode()
+    rest = {name: raw for name, raw in fields.items() if name not in mapped}
+    return msgspec.json.encode(rest).decode() if rest else "{}"

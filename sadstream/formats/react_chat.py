@@ -3,12 +3,11 @@
 from collections.abc import Iterable
 from typing import Any
 
-import msgspec
-
 from sadstream.formats.dialects import dialect_of
 from sadstream.formats.kinds import RecordFormat
 from sadstream.formats.outcomes import finish_line, outcome_fields, remaining
 from sadstream.formats.pieces import verbatim
+from sadstream.formats.verbatim import fields_of
 from sadstream.frames import Draft
 
 _LISTS = ("messages", "traj", "trajectory", "conversation")
@@ -26,7 +25,7 @@ def read(record: Any, raw: bytes) -> Iterable[Draft]:
     """One trajectory: what stands before the agent's first turn is the prompt, labels cut the agent's turns."""
     name, messages = _messages(record)
     assert messages is not None
-    fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw]) if name else {}
+    fields = fields_of(raw) if name else {}
     outcome = outcome_fields(record) if name else {"mapped": set()}
     mapped: set[str] = outcome.pop("mapped") | {name}
     if len(messages) > 1 and "ending" not in outcome:

@@ -14,6 +14,7 @@ import msgspec
 from sadstream.formats.kinds import RecordFormat, TextFormat
 from sadstream.formats.outcomes import outcome_fields, remaining
 from sadstream.formats.pieces import AUTHORS, Piece, verbatim
+from sadstream.formats.verbatim import fields_of
 from sadstream.frames import Draft
 
 DIALECT = "tags"
@@ -316,7 +317,7 @@ def read_chatml_record(record: Any, raw: bytes) -> Iterable[Draft]:
         return
     outcome = outcome_fields({key: value for key, value in record.items() if key != "text"})
     mapped: set[str] = outcome.pop("mapped") | {"text"}
-    fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    fields = fields_of(raw)
     yield _chatml_draft(record["text"], "", extra=remaining(fields, mapped), **outcome)
 
 

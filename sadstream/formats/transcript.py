@@ -3,13 +3,12 @@
 from collections.abc import Iterable
 from typing import Any
 
-import msgspec
-
 from sadstream.errors import RecordError
 from sadstream.formats.dialects import EXAMPLES_END, dialect_of
 from sadstream.formats.kinds import RecordFormat
 from sadstream.formats.outcomes import as_text, finish_line, outcome_fields, remaining, task_in
 from sadstream.formats.pieces import context
+from sadstream.formats.verbatim import fields_of
 from sadstream.frames import Draft
 
 _SIMPLE = {"text", "id", "task", "success", "reward"}
@@ -43,7 +42,7 @@ def read(record: Any, raw: bytes) -> Iterable[Draft]:
         outcome["id"] = str(native)
         mapped.add("id")
     outcome.setdefault("task", _task(text))
-    fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    fields = fields_of(raw)
     yield Draft(
         dialect=dialect_of(text), text=text, extra=remaining(fields, mapped), **{**finish_line(text), **outcome}
     )
@@ -65,7 +64,7 @@ def read_alpaca(record: Any, raw: bytes) -> Iterable[Draft]:
     prompt = [name for name in ("instruction", "input") if record.get(name)]
     outcome = outcome_fields({key: value for key, value in record.items() if key not in ("input", "output")})
     mapped = outcome.pop("mapped") | {"instruction", "input", "output"}
-    fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    fields = fields_of(raw)
     run = record["output"]
     pieces = [context(record[name], message=index) for index, name in enumerate(prompt)]
     pieces.append({"kind": None, "author": None, "message": len(prompt), "text": run, "suffix": ""})
@@ -87,7 +86,7 @@ def _run_field(record: dict[str, Any]) -> str | None:
 
 
 def _task(text: str) -> str | None:
-    return as_text(task_in(text[text.rfind(EXAMPLES_END) + 1 :]))
+    return as_text(task_in(text[text.rfind(EXAMPLES_END) + 1 :] if EXAMPLES_END in text else text))
 
 
 FORMATS = (

@@ -7,6 +7,10 @@ import msgspec
 
 Fields = dict[str, msgspec.Raw]
 Json = msgspec.Raw | bytes
+# Made once: a decoder's type costs more to take apart than a small message.
+_FIELDS: msgspec.json.Decoder[Fields] = msgspec.json.Decoder(Fields)
+_ITEMS: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
+_STRING = msgspec.json.Decoder(str)
 
 
 def fields_of(raw: Json | None) -> Fields:
@@ -15,14 +19,14 @@ def fields_of(raw: Json | None) -> Fields:
     Raises:
         msgspec.ValidationError: it is no object.
     """
-    return {} if raw is None else msgspec.json.decode(raw, type=Fields)
+    return {} if raw is None else _FIELDS.decode(raw)
 
 
 def items_of(raw: Json | None) -> list[msgspec.Raw]:
     """Items of a JSON array, each as it was written; none if it is no array."""
     if raw is None or bytes(raw).lstrip()[:1] != b"[":
         return []
-    return msgspec.json.decode(raw, type=list[msgspec.Raw])
+    return _ITEMS.decode(raw)
 
 
 def is_object(raw: Json | None) -> bool:
@@ -34,7 +38,7 @@ def string_of(raw: Json | None) -> str | None:
     """A JSON string's text; None for any other value."""
     if raw is None or bytes(raw).lstrip()[:1] != b'"':
         return None
-    return msgspec.json.decode(raw, type=str)
+    return _STRING.decode(raw)
 
 
 def text_of(raw: Json | None) -> str:
@@ -65,7 +69,7 @@ def noted(piece: dict[str, Any], notes: Mapping[str, Json | str]) -> dict[str, A
     """A piece with further fields in its `extra`; those it has already stand."""
     if not notes:
         return piece
-    have = msgspec.json.decode(piece["extra"], type=Fields) if piece.get("extra") else {}
+    have = _FIELDS.decode(piece["extra"]) if piece.get("extra") else {}
     return {**piece, "extra": json_object({**notes, **have})}
 
 

@@ -1,0 +1,95 @@
+import json
+import re
+import sys
+
+import numpy as np
+import polars as pl
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+import sadstream
+from sadstream import utf8
+from sadstream.formats import react_chat
+from sadstream.formats.dialects import dialect_of
+from sadstream.formats.line_pattern import LinePattern
+from sadstream.frames import LOG_SCHEMA, log_frame
+from tests.strategies import chats, texts, transcripts
+
+FEW = settings(max_examples=settings().max_examples // 4)
+_LABELS = ["Thought", "Action", "Observation", "ActionPath", "Final Answer", " 1", " 23", ":", "> ", ">", "think:"]
+_OTHERS = ["\n", " reset", " think[", "\r\n", " ", "\t", "é", "(END OF EXAMPLES)", "99999999999999999999", " " * 30]
+HEAPS = st.lists(st.sampled_from([*_LABELS, *_OTHERS]), max_size=20).map("".join)
+
+
+@FEW
+@given(st.lists(transcripts(), max_size=2), st.lists(chats(), max_size=2), st.booleans())
+def test_flat_spans_are_those_in_the_lists(runs, conversations, cut_before):
+    drafts = [d for c in conversations for d in react_chat.read(c.messages, json.dumps(c.messages).encode())]
+    plain = pl.DataFrame(
+        {"id": [str(i) for i in range(len(runs))], "text": [r.text for r in runs]}, schema_overrides={"id": pl.String}
+    )
+    plain = plain.with_columns(pl.lit(None, t).alias(n) for n, t in LOG_SCHEMA.items() if n not in plain.columns)
+    frame = pl.concat([log_frame(drafts), plain.select(*LOG_SCHEMA)]).with_columns(pl.col("text").cast(pl.String))
+    lists = sadstream.segment(frame.lazy()).collect()
+    if cut_before:
+        frame = pl.concat([lists.select(n for n in frame.columns if n in lists.columns)[:1], frame[1:]], how="diagonal")
+    flat = sadstream.cut_spans(frame.select("id", "text", "pieces", "dialect", "spans").lazy()).collect()
+    assert_frame_equal(flat, lists.select("id", "spans").explode("spans", empty_as_null=False).unnest("spans"))
+
+
+def test_columns_are_repeated_and_those_of_spans_give_way():
+    frame = pl.LazyFrame({"mine": [7, 8], "step": ["a", "b"], "text": ["> go\nOK\n", None]})
+    spans = sadstream.cut_spans(frame)
+    assert spans.collect_schema() == spans.collect().schema
+    assert spans.select("mine", "kind", "step").collect().rows() == [(7, "act", 0), (7, "observation", 0)]
+
+
+def test_blocks_of_any_size_give_the_same_spans(monkeypatch):
+    frame = pl.LazyFrame({"text": ["> go\nOK\n", "", "Thought: é\nAction: b\n"] * 50})
+    whole = sadstream.cut_spans(frame).collect()
+    monkeypatch.setattr(sys.modules["sadstream.segment"], "_BLOCK_BYTES", 1)
+    assert_frame_equal(sadstream.cut_spans(frame).collect(), whole)
+
+
+@given(HEAPS)
+@example("Action: reset\nObservation: x\nAction: a")
+@example("Thou\nght: a")
+@example("Observati\nActionPath: x")
+def test_a_dialect_told_is_the_dialect_recognised(text):
+    told = pl.DataFrame({"text": [text], "dialect": [dialect_of(text)]}, schema_overrides={"dialect": pl.String})
+    assert_frame_equal(
+        sadstream.cut_spans(told.lazy()).collect(), sadstream.cut_spans(told.select("text").lazy()).collect()
+    )
+
+
+@given(HEAPS, HEAPS)
+def test_a_label_does_not_run_on_into_the_next_text(first, second):
+    def starts(*texts):
+        frame = pl.DataFrame({"row": range(len(texts)), "text": texts, "dialect": ["react"] * len(texts)})
+        return sadstream.cut_spans(frame.lazy()).select("start", "body_start").collect().rows()
+
+    assert starts(first, second) == starts(first) + starts(second)
+
+
+@given(HEAPS, st.sampled_from(["> ", r"(?:Thought|Action)(?: [0-9]+)?:", r"Action: (?:reset[ \t]*\r?$|think\[)"]))
+def test_a_line_pattern_finds_what_a_multiline_one_does(text, pattern):
+    slow, fast = re.search(f"(?m)^(?:{pattern})", text), LinePattern(pattern).search(text)
+    assert (slow and slow.end()) == (fast and fast.end())
+
+
+@given(st.lists(texts(), min_size=1, max_size=3), st.integers(0, 600))
+def test_continuation_bytes_are_found_in_ascii_and_in_mixed_text(parts, n_ascii):
+    column = pl.Series([("a" * n_ascii).join(parts), *parts])
+    at = utf8.texts_of(column)
+    data = at.data[: at.stop[-1]]
+    assert utf8.continuation_bytes(at).tolist() == np.flatnonzero(data & 0xC0 == 0x80).tolist()
+
+
+@given(st.lists(st.text("a \t\n", max_size=60), min_size=1, max_size=4))
+def test_skipping_is_stripping(strings):
+    at = utf8.texts_of(pl.Series(strings))
+    ends = utf8.skip(at.data, at.start, at.stop, b" \n")
+    begins = utf8.skip_back(at.data, at.stop, at.start, b" \n")
+    assert (ends - at.start).tolist() == [len(s) - len(s.lstrip(" \n")) for s in strings]
+    assert (begins - at.start).tolist() == [len(s.rstrip(" \n")) for s in strings]
