@@ -8,7 +8,7 @@ from sadstream.errors import SadstreamError
 from sadstream.formats import pieces
 from sadstream.frames import Draft
 from sadstream.logs import scan_logs
-from sadstream.score import score
+from sadstream.score import score, with_teacher_entropy
 from sadstream.segment import cut_spans, segment
 from sadstream.shards import iter_samples, scan_index, scan_shards
 from sadstream.spans import SegmentConfig, segment_logs, write_shards
@@ -34,5 +34,6 @@ __all__ = [
     "score",
     "segment",
     "segment_logs",
+    "with_teacher_entropy",
     "write_shards",
 ]

@@ -120,6 +120,8 @@ def read_member(data: bytes | memoryview, where: str) -> tuple[str, bytes]:
 def scan_index(folder: str | Path) -> pl.LazyFrame:
     """The indexes of a folder's shards as one LazyFrame, a row a sample, with the column `shard` before them.
 
+    A column that was not known when a shard was written is null there, and absent where no shard has it.
+
     Raises:
         ManifestError: not a finished folder of span or teacher shards. ShardError: it holds no sample.
     """
@@ -133,7 +135,7 @@ def scan_index(folder: str | Path) -> pl.LazyFrame:
         if not path.exists():
             raise ShardError(f"{path}: missing", hint="make the folder again, or copy it whole")
         scans.append(pl.scan_parquet(path).select(pl.lit(shard.name).alias("shard"), pl.all()))
-    return pl.concat(scans)
+    return pl.concat(scans, how="diagonal")
 
 
 def _any_manifest(folder: Path) -> Manifest:

@@ -1,5 +1,6 @@
 """The first stage: raw logs to a folder of span shards."""
 
+import difflib
 import hashlib
 import shutil
 import sys
@@ -131,6 +132,7 @@ def check_where(where: str) -> None:
         return
     try:
         expression = pl.sql_expr(where)
+        _refuse_unknown(where, expression.meta.root_names())
         dtype = pl.DataFrame(schema=INDEX_SCHEMA).select(expression.alias("kept"))["kept"].dtype
     except (pl.exceptions.PolarsError, ValueError) as error:
         reason = str(error).split("\n")[0]
@@ -144,6 +146,16 @@ def check_where(where: str) -> None:
             f"--where {where!r}: looks at more than one trajectory",
             hint="trajectories are judged one by one; put the number in: n_steps > 12",
         )
+
+
+def _refuse_unknown(where: str, columns: Sequence[str]) -> None:
+    for name in columns:
+        if name not in INDEX_SCHEMA:
+            near = difflib.get_close_matches(name.lower(), INDEX_SCHEMA, 3, 0.6)
+            meant = f"did you mean {' or '.join(near)}? " if near else ""
+            raise ConfigError(
+                f"--where {where!r}: no column {name!r}", hint=f"{meant}columns: {', '.join(INDEX_SCHEMA)}"
+            )
 
 
 def _looks_beyond_its_row(tree: Any) -> bool:

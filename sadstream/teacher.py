@@ -247,7 +247,8 @@ def _sample(job: Job, arrays: TeacherArrays, vocab_size: int) -> Sample:
     kinds = job.kinds[arrays.positions]
     n_reason, n_act = int((kinds == REASON).sum()), int((kinds == ACT).sum())
     row = {
-        **{name: job.row[name] for name in INDEX_SCHEMA},
+        # A folder of spans that was made before a column was thought of lacks it.
+        **{name: job.row.get(name) for name in INDEX_SCHEMA},
         "window": job.number,
         "n_tokens": len(arrays.token_ids),
         "n_supervised_reason": n_reason,

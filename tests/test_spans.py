@@ -35,8 +35,9 @@ from sadstream.errors import ConfigError, FormatError, InputError, ManifestError
 from sadstream.frames import row_trajectory, trajectory_row
 from sadstream.manifest import load_manifest, verify
 from sadstream.progress import silent
+from sadstream.score import SCORES
 from sadstream.shards import SPANS_SCHEMA, iter_trajectories, read_member
-from sadstream.spans import INDEX_SCHEMA, SegmentConfig, holdout_split, segment_logs
+from sadstream.spans import INDEX_SCHEMA, SegmentConfig, check_where, holdout_split, segment_logs
 from sadstream_schemas import Trajectory
 from tests.strategies import texts, trajectories, transcripts
 
@@ -463,6 +464,22 @@ def test_a_filter_that_is_none_is_refused_before_anything_is_written(tmp_path, w
     with pytest.raises(ConfigError, match="--where"):
         cut(write_logs(tmp_path / "logs"), tmp_path / "out", where=where)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_filter_may_name_any_score_and_a_near_miss_is_named(tmp_path):
+    logs = write_logs(tmp_path / "logs")
+    where = "NOT is_truncated AND n_steps_loop = 0 AND n_steps_rejected + n_calls = 0"
+    assert cut(logs, tmp_path / "out", where=where)["n_trajectories"] == 12
+    assert cut(logs, tmp_path / "none", where=f"NOT ({where})")["n_filtered"] == 12
+    for name in SCORES:
+        check_where(f"{name} IS NOT NULL")
+    for where, meant in (("n_stps < 3", "n_steps"), ("NOT truncated", "is_truncated"), ("SUCESS", "success")):
+        with pytest.raises(ConfigError, match="no column") as error:
+            check_where(where)
+        assert f"did you mean {meant}" in error.value.hint and "columns: id, " in error.value.hint
+    with pytest.raises(ConfigError, match="no column 'xyzzy'") as error:
+        check_where("xyzzy = 1")
+    assert error.value.hint.startswith("columns: ")
 
 
 @pytest.mark.parametrize("options", [{"holdout": 1.0}, {"holdout": -0.1}, {"shard_size": 0}, {"format": "nonsense"}])

@@ -1,3 +1,5 @@
+import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -7,11 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sadstream import SegmentConfig, ask, iter_samples, models, scan_index, segment_logs, teacher
+from sadstream import SegmentConfig, ask, iter_samples, models, scan_index, scan_shards, segment_logs, teacher
 from sadstream.codec import decode_teacher_sample
 from sadstream.errors import ConfigError, ManifestError, ModelError, ShardError
+from sadstream.inspect import inspect_artefact
+from sadstream.manifest import index_name
 from sadstream.models import load_model, load_tokenizer
 from sadstream.progress import silent
+from sadstream.score import score, with_teacher_entropy
 from sadstream.shards import iter_trajectories
 from sadstream.teacher import CacheConfig, cache_teacher, plan_cache
 from sadstream.tokens import ACT, CONTEXT, REASON
@@ -285,3 +290,32 @@ def test_kept_distributions_are_exact_in_float32():
     exact = -torch.where(dense.exp() > 0, dense.exp() * dense, 0).sum(-1)
     torch.testing.assert_close(entropy.double(), exact, atol=2e-3, rtol=1e-4)
     torch.testing.assert_close(token_logprobs.double(), dense[torch.arange(100), logged], atol=2e-3, rtol=1e-5)
+
+
+def test_the_complexity_of_a_cached_folder_has_the_teacher_s_entropy_in_it(tiny_spans, tiny_cache):
+    plain = score(scan_shards(tiny_spans)).collect()
+    cached = score(with_teacher_entropy(scan_shards(tiny_spans), scan_index(tiny_cache)), gamma=100).collect()
+    assert cached["entropy"].null_count() == 0 and (cached["entropy"] > 0).all()
+    more = cached["complexity"] - plain["complexity"]
+    assert more.to_list() == pytest.approx((100 * cached["entropy"]).to_list())
+
+
+def test_spans_made_before_a_score_was_thought_of_are_cached_and_inspected(tiny_spans, tiny_teacher, tmp_path):
+    old = tmp_path / "spans"
+    shutil.copytree(tiny_spans, old)
+    manifest = json.loads((old / "manifest.json").read_text())
+    for number, shard in enumerate(manifest["shards"]):
+        path = old / index_name(shard["name"])
+        unknown = ["n_steps_loop"] if number else ["n_steps_loop", "is_truncated"]
+        pl.read_parquet(path).drop(unknown).write_parquet(path)
+        shard["index_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert len(manifest["shards"]) > 1
+    (old / "manifest.json").write_text(json.dumps(manifest))
+    index = scan_index(old).collect()
+    assert "n_steps_loop" not in index.columns
+    assert index["is_truncated"].null_count() == manifest["shards"][0]["n_samples"]
+    cache = CacheConfig(spans=str(old), teacher=str(tiny_teacher), out=str(tmp_path / "teacher"), top_k=2, limit=2)
+    cache_teacher(cache, silent)
+    rows = scan_index(tmp_path / "teacher").collect()
+    assert rows["n_steps"].null_count() == 0 and rows["is_truncated"].null_count() == len(rows) == 2
+    assert inspect_artefact(old)[1].rows
