@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sadstream.errors import InputError, RecordError
+from sadstream.errors import FormatError, InputError, RecordError
 from sadstream.formats import FORMATS, SessionFormat, SessionRecord, TextFormat
 from sadstream.formats.dialects import DIALECTS, dialect_of
 from sadstream.formats.outcomes import as_bool, as_float
@@ -404,3 +404,16 @@ def test_a_compressed_trajectory_file_is_read_back(tmp_path):
     span = {"kind": "act", "start": 0, "stop": 2, "body_start": 0, "body_stop": 2, "author": "agent"}
     rows = read(tmp_path, gzip.compress(json.dumps({**line, "spans": [span]}).encode()))
     assert kinds(rows.row(0, named=True)) == ["act"]
+
+
+@pytest.mark.parametrize("name", ["body", "logged", "arguments"])
+@pytest.mark.parametrize(("first", "last"), [(0, 3), (2, 1), (1, 5)])
+def test_a_trajectory_record_with_places_outside_their_span_is_refused(name, first, last, tmp_path):
+    span = {"kind": "act", "start": 1, "stop": 4, "body_start": 1, "body_stop": 4, "author": "agent", "step": 0}
+    prompt = {"kind": "context", "start": 0, "stop": 1, "body_start": 0, "body_stop": 1, "author": "user"}
+    record = {"format_version": 1, "id": "a", "source": {"file": "", "record": "", "format": ""}, "text": "abcd"}
+    right = {**record, "spans": [prompt, {**span, f"{name}_start": 1, f"{name}_stop": 4}]}
+    assert read_record(tmp_path, right)["spans"][1][f"{name}_stop"] == 4
+    wrong = {**record, "spans": [prompt, {**span, f"{name}_start": first, f"{name}_stop": last}]}
+    with pytest.raises(FormatError, match="of span 1 leaves the span"):
+        read_record(tmp_path, wrong)

@@ -1,7 +1,6 @@
 """sadstream's own `Trajectory` records, one a line."""
 
 from collections.abc import Iterable
-from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -43,7 +42,7 @@ def read(record: Any, raw: bytes) -> Iterable[Draft]:
 
 
 def check_partition(trajectory: Trajectory) -> None:
-    """Refuse spans that are out of order, overlap, leave a gap, or whose body leaves them.
+    """Refuse spans that are out of order, overlap, leave a gap, or whose body, logged text or arguments leave them.
 
     Raises:
         RecordError: names the trajectory and the span.
@@ -58,8 +57,15 @@ def check_partition(trajectory: Trajectory) -> None:
                 hint="spans are in order, disjoint, and together cover the text",
             )
     for index, span in enumerate(spans):
-        if any(a > b for a, b in pairwise((span.start, span.body_start, span.body_stop, span.stop))):
-            raise RecordError(f"trajectory {trajectory.id}: the body of span {index} leaves the span")
+        inner = {
+            "body": (span.body_start, span.body_stop),
+            "logged text": (span.logged_start, span.logged_stop),
+            "arguments": (span.arguments_start, span.arguments_stop),
+        }
+        for name, places in inner.items():
+            inside = [span.start, *(place for place in places if place is not None), span.stop]
+            if inside != sorted(inside):
+                raise RecordError(f"trajectory {trajectory.id}: the {name} of span {index} leaves the span")
 
 
 FORMATS = (RecordFormat("trajectory", "JSON lines of sadstream's own Trajectory records", recognise, read),)
