@@ -1,5 +1,8 @@
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ from sadstream.errors import ConfigError, FormatError
 from sadstream_cli import cli
 
 DOCS = (Path(__file__).parent.parent / "docs" / "formats.md").read_text(encoding="utf-8")
+PATHS = os.pathsep.join(str(Path(__file__).parent.parent / name) for name in ("", "schemas", "cli"))
 RUN = {
     "goal": "list it",
     "won": True,
@@ -18,8 +22,8 @@ RUN = {
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    (snippet,) = re.findall(r"```python\n(.*?)```", DOCS, re.S)
-    (tmp_path / "my_logs.py").write_text(snippet)
+    for name, snippet in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", DOCS, re.S):
+        (tmp_path / name).write_text(snippet)
     (tmp_path / "runs.jsonl").write_text(json.dumps(RUN) + "\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -34,6 +38,22 @@ def test_the_documented_format_reads_its_log_through_the_command_line(own):
     assert row["text"][act["arguments_start"] : act["arguments_stop"]] == "ls -l 'a b'"
     assert (act["name"], act["call_id"], act["step"]) == ("shell", "1", row["spans"][3]["step"])
     assert row["outcome"]["success"] is True
+
+
+def test_the_documented_proof_of_a_format_holds_and_notices_a_fault(own):
+    profile = "settings.register_profile('few', max_examples=15, derandomize=True, database=None)"
+    (own / "conftest.py").write_text(f"from hypothesis import settings\n{profile}\nsettings.load_profile('few')\n")
+
+    def run_tests():
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_logs.py"]
+        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": PATHS})
+
+    done = run_tests()
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
+    path = own / "my_logs.py"
+    path.write_text(path.read_text().replace('event["runs"], message', 'event["runs"].strip(), message'))
+    done = run_tests()
+    assert done.returncode == 1 and "test_runs_are_cut_as_they_must_be" in done.stdout, done.stdout
 
 
 def test_a_function_reads_arrays_keyed_objects_and_whole_texts(own):

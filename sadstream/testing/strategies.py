@@ -1,17 +1,25 @@
-"""Hypothesis strategies: any legal value may appear."""
+"""Hypothesis strategies: any legal value may appear. Needs hypothesis."""
 
+import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sadstream.codec import TeacherArrays
-from sadstream_schemas import Outcome, Source, Span, Trajectory
+from sadstream.errors import ConfigError
+from sadstream.formats import pieces
+from sadstream.testing.checks import step_numbers
+from sadstream_schemas import Kind, Outcome, Source, Span, Trajectory
+
+try:
+    from hypothesis import strategies as st
+except ImportError as error:
+    raise ConfigError("the strategies of sadstream.testing need hypothesis", hint="pip install hypothesis") from error
 
 
 class Teacher(NamedTuple):
@@ -174,8 +182,8 @@ def transcripts(draw: st.DrawFn, *, dialect: str | None = None) -> Transcript:
     return Transcript(dialect, "".join(p.label + p.rest for p in parts), cuts(parts))
 
 
-def cuts(parts: Sequence[_Part]) -> list[Cut]:
-    """Spans of parts that stand one after another; those without a character have none."""
+def cuts(parts: Sequence[_Part], *, calls: Sequence[str | None] | None = None, empty: bool = False) -> list[Cut]:
+    """Spans of parts that stand one after another; those without a character have none, unless `empty` says so."""
     spans, start = [], 0
     for part in parts:
         stop = start + len(part.label) + len(part.rest)
@@ -183,23 +191,11 @@ def cuts(parts: Sequence[_Part]) -> list[Cut]:
         if body := part.rest.strip(" \t\r\n"):
             body_start += part.rest.index(body)
             body_stop = body_start + len(body)
-        if stop > start:
+        if stop > start or empty:
             spans.append(Cut(part.kind, start, stop, body_start, body_stop, None))
         start = stop
-    numbers = steps([span.kind for span in spans])
+    numbers = step_numbers([span.kind for span in spans], calls)
     return [span._replace(step=step) for span, step in zip(spans, numbers, strict=True)]
-
-
-def steps(kinds: Sequence[str]) -> list[int | None]:
-    """The contract's numbering, span by span."""
-    numbers: list[int | None] = []
-    current, before = -1, "context"
-    for kind in kinds:
-        if (kind in ("reason", "act") and before in ("context", "observation")) or (kind, before) == ("reason", "act"):
-            current += 1
-        numbers.append(None if kind == "context" or current < 0 else current)
-        before = kind
-    return numbers
 
 
 @st.composite
@@ -332,6 +328,131 @@ def _raw(value: Any) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(value))
 
 
+class Run(NamedTuple):
+    """Pieces of a message-born trajectory with the text and the spans that they must give.
+
+    Attributes:
+        reads_as_text: the text, read as a log of its own, is cut in the same places.
+    """
+
+    pieces: list[dict[str, Any]]
+    text: str
+    spans: list[Cut]
+    call_ids: list[str | None]
+    reads_as_text: bool
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> Run:
+    """Messages in pieces: thoughts, calls in parallel, results late, unnamed or of no call, messages, reminders."""
+    parts: list[_Part] = []
+    drawn: list[dict[str, Any]] = []
+    call_ids: list[str | None] = []
+    waiting: list[str] = []
+    plain = draw(st.booleans())  # what a text with labels can say too
+    body = _bodies("react", line_start=True).map(lambda text: text or "x") if plain else texts()
+
+    def add(piece: dict[str, Any], label: str) -> None:
+        prefix, suffix = piece.get("prefix", ""), piece["suffix"]
+        drawn.append(piece)
+        whole = prefix + piece["text"] + suffix
+        if whole or piece.get("opaque"):
+            parts.append(_Part(piece["kind"], whole[: len(label)], whole[len(label) :]))
+            call_ids.append(piece.get("call_id"))
+
+    add(pieces.context(draw(body), message=0, author=draw(st.sampled_from(["system", "user"]))), "")
+    names = (
+        ["thought", "call", "observation"] if plain else ["thought", "call", "observation", "say", "context", "hidden"]
+    )
+    for message in range(1, draw(st.integers(1, 6)) + 1):
+        name, text = draw(st.sampled_from(names)), draw(body)
+        if name == "thought":
+            add(pieces.thought(text, message=message), "Thought:" if text else "")
+        elif name == "call":
+            call_id = None if plain else draw(st.none() | st.sampled_from(["c1", "c2", f"m{message}"]))
+            waiting += [call_id] if call_id else []
+            syntax = draw(st.sampled_from(["json", "text"]))
+            add(pieces.call("tool", text, message=message, syntax=syntax, call_id=call_id), "Action:")
+        elif name == "observation":
+            answered = draw(st.none() | st.sampled_from([*waiting, "m9"])) if not plain else None
+            add(pieces.observation(text, message=message, call_id=answered), "Observation:")
+        elif name == "say":
+            add(pieces.say(text, message=message), "Answer:")
+        elif name == "context":
+            add(pieces.context(text, message=message), "")
+        else:
+            add(pieces.unreadable("reason", ['"c2VjcmV0"'], message=message, author="agent"), "")
+    spans = cuts(parts, calls=call_ids, empty=True)
+    spoken = any(part.label for part in parts)
+    return Run(drawn, "".join(p.label + p.rest for p in parts), spans, call_ids, plain and spoken)
+
+
+def spans(text: str) -> st.SearchStrategy[list[Span]]:
+    """Spans that cut a text as contract wants it, of any kinds and lengths; none if it is empty."""
+    edges = st.sets(st.integers(1, max(1, len(text) - 1)), max_size=6) if len(text) > 1 else st.just(set[int]())
+
+    @st.composite
+    def drawn(draw: st.DrawFn) -> list[Span]:
+        kinds = st.sampled_from(["context", "reason", "act", "observation"])
+        stops = [*sorted(draw(edges)), len(text)] if text else []
+        parts = [
+            _Part(draw(kinds), text[start:stop][: draw(st.integers(0, stop - start))], "")
+            for start, stop in pairwise([0, *stops])
+        ]
+        parts = [
+            part._replace(rest=text[start + len(part.label) : stop])
+            for part, (start, stop) in zip(parts, pairwise([0, *stops]), strict=True)
+        ]
+        authors = {"context": "user", "reason": "agent", "act": "agent", "observation": "environment"}
+        rows = [{**cut._asdict(), "author": authors[cut.kind]} for cut in cuts(parts)]
+        return msgspec.convert(rows, list[Span])
+
+    return drawn()
+
+
+def damaged(value: Any) -> st.SearchStrategy[Any]:
+    """A JSON value with some places in it gone, of another type, cut short, or swapped."""
+    return st.integers(0, 2**32 - 1).map(lambda seed: damage(value, random.Random(seed)))
+
+
+_JUNK: tuple[Any, ...] = (
+    *(None, True, 0, -1.5, 2**63, "", "x", "\ufffd", "<think>"),
+    *([], {}, [None], [[]], [{}], {"type": "text"}, {"a": {"b": 1}}),
+)
+
+
+def damage(value: Any, randomly: random.Random, *, n_places: int = 3) -> Any:
+    """The value, copied, with up to `n_places` places in it gone, of another type, cut short, or swapped."""
+    value = msgspec.json.decode(msgspec.json.encode(value))
+    for _ in range(randomly.randint(1, n_places)):
+        places = list(_places(value))
+        if not places:
+            return randomly.choice(_JUNK)
+        holder, key = randomly.choice(places)
+        which = randomly.randrange(4)
+        if which == 0:
+            del holder[key]
+        elif which == 1:
+            holder[key] = msgspec.json.decode(msgspec.json.encode(randomly.choice(_JUNK)))
+        elif which == 2 and isinstance(holder[key], str):
+            holder[key] = holder[key][: randomly.randrange(len(holder[key]) + 1)]
+        else:
+            other, other_key = randomly.choice(places)
+            holder[key] = msgspec.json.decode(msgspec.json.encode(other[other_key]))
+    return value
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every place in a JSON value: what holds it, and its key there."""
+    stack = [value]
+    while stack:
+        holder = stack.pop()
+        keys = list(holder) if isinstance(holder, dict) else range(len(holder)) if isinstance(holder, list) else ()
+        for key in keys:
+            yield holder, key
+            stack.append(holder[key])
+
+
 @st.composite
 def trajectories(draw: st.DrawFn) -> Trajectory:
     """Valid records with every field in use; empty texts, spans of no character, bodies that are empty."""
@@ -341,7 +462,7 @@ def trajectories(draw: st.DrawFn) -> Trajectory:
     spans = []
     for start, stop in pairwise(edges if text else [0, 0]):
         inner = sorted(draw(st.tuples(*[st.integers(start, stop)] * 4)))
-        kind = draw(st.sampled_from(["context", "reason", "act", "observation"]))
+        kind: Kind = draw(st.sampled_from(["context", "reason", "act", "observation"]))
         is_call = kind == "act" and draw(st.booleans())
         spans.append(
             Span(
