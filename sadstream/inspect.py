@@ -104,6 +104,7 @@ def _spans(path: Path) -> list[Table]:
         .agg(
             pl.len().alias("trajectories"),
             pl.col("success").mean().round(3),
+            pl.col("success").count().alias("of known"),
             (pl.col("split") == "holdout").sum().alias("holdout"),
             pl.col("n_steps").sum().alias("steps"),
             *(column.alias(f"{kind} chars") for column, kind in zip(chars, KINDS, strict=True)),
@@ -115,9 +116,12 @@ def _spans(path: Path) -> list[Table]:
     )
     tables = [Table("trajectories by format", summary.to_dicts())]
     if (path / REJECTS).exists():
-        refused = pl.read_ndjson(path / REJECTS, schema={"file": pl.String, "reason": pl.String, "detail": pl.String})
-        counts = refused.group_by("reason", "detail").agg(pl.len().alias("n"), pl.col("file").first().alias("first in"))
-        tables.append(Table("left out", counts.sort("n", "reason", descending=[True, False]).to_dicts()))
+        # Folders of older versions do not say the format.
+        columns = ("format", "file", "reason", "detail")
+        refused = pl.read_ndjson(path / REJECTS, schema=dict.fromkeys(columns, pl.String))
+        counts = refused.group_by("format", "reason", "detail").agg(n=pl.len(), first=pl.col("file").first())
+        ordered = counts.sort("n", "reason", "format", descending=[True, False, False]).rename({"first": "first in"})
+        tables.append(Table("left out", ordered.to_dicts()))
     return tables
 
 

@@ -363,6 +363,7 @@ def _reject(row: dict[str, Any]) -> bytes:
         {
             "file": row["source"]["file"],
             "record": row["source"]["record"],
+            "format": row["source"]["format"],
             "reason": row["refused"],
             "detail": row["detail"],
             "n_spans": {kind: row[f"n_spans_{kind}"] for kind in KINDS},

@@ -174,6 +174,33 @@ def test_inspect_shows_folders_and_single_shards(log, tmp_path, capsys):
     assert len(next(iter(tables.values()))) == 3
 
 
+def test_inspect_tells_each_format_s_numbers_and_what_was_left_out(tmp_path, capsys):
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    runs = ["> think: a\n> go\nOK\n", "> go\nOK\n", "> go\nOK\n", "> look\n"]
+    records = [{"text": text, "success": won} for text, won in zip(runs, [True, False, None, True], strict=True)]
+    chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    alone = {"text": "Question: q\nObservation: nobody acts\n"}
+    (logs / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in [*records, chat, alone, {"text": "> \n"}]))
+    (logs / "notes.txt").write_text("no labels here\n")
+    out = tmp_path / "spans"
+    assert cli.run(["segment", str(logs), "--out", str(out), "--dedupe", "--holdout", "0"]) == 0
+    capsys.readouterr()
+    assert cli.run(["inspect", str(out), "--json"]) == 0
+    tables = json.loads(capsys.readouterr().out)["tables"]
+    by_format = {row["format"]: row for row in tables["trajectories by format"]}
+    told = by_format["transcript"]
+    n_reason, n_act, n_observation = 11, 5 + 5 + 7 + 3, 3 + 3
+    assert (told["trajectories"], told["steps"]) == (4, 4)
+    assert (told["success"], told["of known"]) == (0.667, 3)
+    assert (told["reason chars"], told["act chars"], told["observation chars"]) == (n_reason, n_act, n_observation)
+    share = (n_reason + n_act) / (n_reason + n_act + n_observation)
+    assert told["supervised"] == round(share, 3)
+    assert by_format["openai-chat"]["trajectories"] == 1
+    left_out = {(row["format"], row["reason"]): row["n"] for row in tables["left out"]}
+    assert left_out == {("transcript", "duplicate"): 1, ("transcript", "not-a-run"): 1, ("", "unrecognised"): 1}
+
+
 def test_an_interrupt_exits_130_and_says_how_to_go_on(log, tmp_path):
     code = (
         "import sys, sadstream.spans\n"
