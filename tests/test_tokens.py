@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import numpy as np
 import polars as pl
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sadstream import segment
@@ -88,6 +88,18 @@ def test_a_blank_that_offsets_leave_out_belongs_to_the_token_after_it():
     assert token_kinds(trimmed, [False, False], earlier).kinds.tolist() == [REASON, REASON]
 
 
+def test_a_blank_that_begins_the_text_belongs_to_the_first_token():
+    spans = [span("reason", 0, 1, 0), span("act", 1, 4, 1)]
+    kinds, steps = token_kinds([(1, 4)], [False], spans)
+    assert (kinds.tolist(), steps.tolist()) == ([REASON], [0])
+
+
+def test_a_token_beyond_all_spans_is_context_of_no_step():
+    kinds, steps = token_kinds([(0, 1), (1, 2)], [False, False], [span("act", 0, 1, 0)])
+    assert (kinds.tolist(), steps.tolist()) == ([ACT, CONTEXT], [0, -1])
+    assert kinds.dtype == np.uint8 and steps.dtype == np.int32
+
+
 def test_all_bytes_of_a_code_point_have_its_kind():
     spans = [span("reason", 0, 1, 0), span("act", 1, 2, 0)]
     assert token_kinds([(0, 1), (0, 1), (1, 2), (1, 2)], [False] * 4, spans).kinds.tolist() == [REASON] * 2 + [ACT] * 2
@@ -150,7 +162,8 @@ def prompt_of(supervised):
 def supervisions(draw):
     """A trajectory's mask and steps, and a window's length."""
     runs = draw(st.lists(st.tuples(st.booleans(), st.integers(1, 7), st.booleans()), min_size=1, max_size=10))
-    supervised, steps, step = [False], [-1], 0
+    n_prompt = draw(st.integers(1, 12))
+    supervised, steps, step = [False] * n_prompt, [-1] * n_prompt, 0
     for learnt, length, opens in runs:
         step += opens
         supervised += [learnt] * length
@@ -184,6 +197,7 @@ def test_windows_fit_rise_and_begin_with_what_precedes_the_first_supervised_toke
 
 
 @given(supervisions())
+@example((np.array([False, *[True] * 6]), np.array([-1, 0, 0, 1, 1, 1, 1], np.int32), 5))  # fits to the token
 def test_a_step_is_cut_only_if_it_is_longer_than_a_window(case):
     supervised, steps, max_length = case
     windows = cut_windows(supervised, steps, max_length, prompt_stop=prompt_of(supervised))
@@ -242,7 +256,11 @@ def test_with_everything_supervised_windows_still_repeat_the_prompt(case, n_prom
     kept = min(max(1, prompt_stop), max(1, max_length // 2))
     for window in windows:
         assert len(window.tokens) <= max_length and not window.supervised[0]
-        if len(windows) > 1 and window.tokens[window.supervised][0] > prompt_stop:
+        learnt = window.tokens[window.supervised][0]
+        if 1 < learnt < prompt_stop:
+            # A prompt that is itself learnt and too long for one window goes on with a quarter of what was there.
+            assert window.tokens[0] == max(0, learnt - max(1, max_length // 4))
+        if len(windows) > 1 and learnt > prompt_stop:
             repeated = range(max(1, prompt_stop) - kept, max(1, prompt_stop))
             assert set(repeated) <= set(window.tokens.tolist())
 
