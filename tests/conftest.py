@@ -2,7 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # Tiny tensors: threads cost more than they bring, and several workers may share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,6 +16,7 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.register_profile("thorough", parent=settings.get_profile("fast"), derandomize=False, max_examples=3000)
+settings.register_profile("mutants", parent=settings.get_profile("fast"), phases=[Phase.explicit, Phase.generate])
 settings.load_profile(os.environ.get("SADSTREAM_HYPOTHESIS_PROFILE", "fast"))
 
 

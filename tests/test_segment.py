@@ -8,12 +8,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from sadstream.formats import react_chat
-from sadstream.frames import log_frame
+from sadstream.formats import pieces, react_chat
+from sadstream.frames import Draft, log_frame
 from sadstream.logs import scan_logs
 from sadstream.score import score
 from sadstream.segment import in_sequence, segment
-from tests.strategies import Chat, Cut, Transcript, chats, steps, texts, transcripts
+from sadstream.testing import check_spans
+from tests.strategies import Chat, Cut, Run, Transcript, chats, runs, steps, texts, transcripts
 
 # Frames of several rows are slow to draw.
 FEW = settings(max_examples=settings().max_examples // 4)
@@ -120,6 +121,61 @@ def test_only_the_agent_is_cut_and_only_its_own_observations_are_invented(chat):
         assert span["author"] == author
         assert author == "agent" or span["kind"] in ("context", "observation")
         assert span["flags"] == (["invented"] if author == "agent" and span["kind"] == "observation" else [])
+
+
+def cut_pieces(*drafts):
+    return segment(log_frame([Draft(pieces=pieces) for pieces in drafts]).lazy()).collect().rows(named=True)
+
+
+@given(runs())
+def test_spans_of_pieces_are_those_they_were_built_from(run: Run):
+    (row,) = cut_pieces(run.pieces)
+    assert row["text"] == run.text
+    assert as_cuts(row) == run.spans
+    assert [span["call_id"] for span in row["spans"]] == run.call_ids
+    check_spans(row["text"], row["spans"])
+
+
+@given(runs())
+def test_pieces_give_themselves_back(run):
+    (row,) = cut_pieces(run.pieces)
+    kept = [piece for piece in run.pieces if piece["text"] or piece.get("suffix") or piece.get("opaque")]
+    for piece, span in zip(kept, row["spans"], strict=True):
+        logged = row["text"][span["start"] : span["stop"]]
+        if span["logged_start"] is not None:
+            logged = row["text"][span["logged_start"] : span["logged_stop"]]
+        assert logged == piece["text"]
+        if "arguments_start" in piece:
+            assert row["text"][span["arguments_start"] : span["arguments_stop"]] == piece["text"]
+        else:
+            assert span["arguments_start"] is None and span["arguments_stop"] is None
+        for name in ("kind", "author", "message", "name", "syntax"):
+            assert span[name] == piece.get(name)
+        assert span["opaque"] == piece.get("opaque", [])
+        assert (span["hidden"], span["flags"], span["error"], span["extra"]) == (False, [], None, None)
+
+
+@given(runs())
+def test_rendered_pieces_read_as_text_are_cut_in_the_same_places(run):
+    if run.reads_as_text:
+        row = cut_text(run.text, "react")
+        assert row["text"] == run.text
+        assert as_cuts(row) == run.spans
+
+
+@FEW
+@given(st.lists(runs(), min_size=2, max_size=3))
+def test_pieces_are_cut_alike_whatever_stands_beside_them(drawn):
+    together = cut_pieces(*(run.pieces for run in drawn))
+    assert [row["spans"] for row in together] == [cut_pieces(run.pieces)[0]["spans"] for run in drawn]
+
+
+def test_what_a_piece_knows_of_itself_is_kept():
+    about = {"hidden": True, "error": True, "flags": ["rejected", "made-id"], "opaque": ['"x"'], "extra": '{"a":1}'}
+    (row,) = cut_pieces([{**pieces.call("f", "{}", message=3, call_id="c"), **about}])
+    (span,) = row["spans"]
+    assert {name: span[name] for name in about} == about
+    assert (span["call_id"], span["name"], span["syntax"], span["message"]) == ("c", "f", "json", 3)
 
 
 def mixed_frame(runs, conversations):
