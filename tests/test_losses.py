@@ -321,7 +321,7 @@ def test_lengths_that_differ_are_named(name):
         weights = weights[:4]
     else:
         targets[name] = targets[name][:4]
-    with pytest.raises(ShapeError, match=f"{name} has 4 tokens, hidden states 5"):
+    with pytest.raises(ShapeError, match=f"^{name} has 4 tokens, hidden states 5"):
         weighted_loss(states, weights, targets, head=head, parameters=[head.weight], loss=hard_loss)
 
 
@@ -329,3 +329,12 @@ def test_token_losses_of_no_token_are_empty():
     head, states, _, targets = problem(0, bias=False)
     values = token_losses(states, targets, head=head, losses={"kl": soft_loss("forward-kl"), "ce": hard_loss})
     assert {name: value.shape for name, value in values.items()} == {"kl": (0,), "ce": (0,)}
+
+
+@pytest.mark.parametrize("loss", [hard_loss, *(soft_loss(divergence) for divergence in DIVERGENCES)])
+def test_losses_of_half_precision_logits_are_computed_in_float32(loss):
+    teacher = teacher_of(np.random.default_rng(0).normal(0, 3, (50, 30)), 5)
+    logits, targets = student_of(teacher, 1, 3).bfloat16(), targets_of(teacher)
+    values = loss(logits, targets)
+    assert values.dtype == torch.float32
+    torch.testing.assert_close(values, loss(logits.float(), targets), rtol=0, atol=0)

@@ -19,6 +19,7 @@ from tests.strategies import Chat, Cut, Run, Transcript, chats, runs, steps, tex
 # Frames of several rows are slow to draw.
 FEW = settings(max_examples=settings().max_examples // 4)
 STRINGS = {"text": pl.String, "dialect": pl.String}
+AUTHORS = {"context": "user", "reason": "agent", "act": "agent", "observation": "environment"}
 DIALECTS = ["react-numbered", "react", "prompt", "webshop"]
 
 
@@ -86,6 +87,7 @@ def test_spans_are_those_the_text_was_built_from(runs: tuple[Transcript, ...], t
     for run, row in zip(runs, rows, strict=True):
         assert row["text"] == run.text
         assert as_cuts(row) == run.spans
+        assert [span["author"] for span in row["spans"]] == [AUTHORS[span.kind] for span in run.spans]
 
 
 @given(chats())
