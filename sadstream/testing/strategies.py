@@ -423,34 +423,57 @@ _JUNK: tuple[Any, ...] = (
 
 def damage(value: Any, randomly: random.Random, *, n_places: int = 3) -> Any:
     """The value, copied, with up to `n_places` places in it gone, of another type, cut short, or swapped."""
-    value = msgspec.json.decode(msgspec.json.encode(value))
+    value = _copied(value)
     for _ in range(randomly.randint(1, n_places)):
-        places = list(_places(value))
-        if not places:
+        place = _place(value, randomly)
+        if place is None:
             return randomly.choice(_JUNK)
-        holder, key = randomly.choice(places)
+        holder, key = place
         which = randomly.randrange(4)
         if which == 0:
             del holder[key]
         elif which == 1:
-            holder[key] = msgspec.json.decode(msgspec.json.encode(randomly.choice(_JUNK)))
+            holder[key] = _copied(randomly.choice(_JUNK))
         elif which == 2 and isinstance(holder[key], str):
             holder[key] = holder[key][: randomly.randrange(len(holder[key]) + 1)]
         else:
-            other, other_key = randomly.choice(places)
-            holder[key] = msgspec.json.decode(msgspec.json.encode(other[other_key]))
+            other, other_key = _place(value, randomly) or place
+            holder[key] = _copied(other[other_key])
     return value
 
 
+def _copied(value: Any) -> Any:
+    return msgspec.json.decode(msgspec.json.encode(value))
+
+
+def _place(value: Any, randomly: random.Random) -> tuple[Any, Any] | None:
+    """A place in a JSON value, as what holds it and its key there: any, or one on a way down from the top.
+
+    Of all places of a large record most lie deep, and what a reader looks at first lies near the top.
+    """
+    if randomly.random() < 0.5:
+        places = list(_places(value))
+        return randomly.choice(places) if places else None
+    place = None
+    while keys := _keys(value):
+        place = value, randomly.choice(keys)
+        value = value[place[1]]
+        if randomly.random() < 0.3:
+            break
+    return place
+
+
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Every place in a JSON value: what holds it, and its key there."""
     stack = [value]
     while stack:
         holder = stack.pop()
-        keys = list(holder) if isinstance(holder, dict) else range(len(holder)) if isinstance(holder, list) else ()
-        for key in keys:
+        for key in _keys(holder):
             yield holder, key
             stack.append(holder[key])
+
+
+def _keys(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
 
 
 @st.composite
