@@ -115,7 +115,7 @@ def _score_block(block: pl.DataFrame) -> pl.DataFrame:
     scores = rows.select("row")
     for more in (counts, _repeats(bodies), _rejected(spans, bodies), _loops(bodies)):
         scores = scores.join(more, on="row", how="left", maintain_order="left")
-    n_steps = pl.col("n_steps").fill_null(0)
+    n_steps = pl.col("n_steps")
     scores = scores.with_columns(
         n_chars_reason_per_step=pl.when(n_steps > 0).then(pl.col("n_chars_reason") / n_steps),
         n_steps_without_reason=n_steps - pl.col("n_steps_with_reason"),

@@ -204,7 +204,8 @@ def test_calls_are_acts_with_a_name_and_their_step_may_lack_a_thought():
 
 def test_a_thought_that_cannot_be_read_is_none():
     hidden = pieces.unreadable("reason", ['"c2VjcmV0"'], message=0, author="agent")
-    assert scored_pieces(hidden, pieces.call("look", "{}", message=0))["n_steps_without_reason"] == 1
+    row = scored_pieces(hidden, pieces.call("look", "{}", message=0))
+    assert (row["n_steps_without_reason"], row["n_spans_reason"], row["n_spans_act"]) == (1, 0, 1)
     assert scored(["Thought 1:\nAction 1: x\n"])["n_steps_without_reason"].item() == 1
     assert scored(["Thought 1: a\nThought 1: b\nAction 1: x\n"])["n_steps_without_reason"].item() == 0
 

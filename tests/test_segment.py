@@ -180,6 +180,15 @@ def test_what_a_piece_knows_of_itself_is_kept():
     assert (span["call_id"], span["name"], span["syntax"], span["message"]) == ("c", "f", "json", 3)
 
 
+def test_a_label_or_a_line_break_of_one_character_is_rendering_too():
+    def logged(**around):
+        piece = {"kind": "act", "author": "agent", "message": 0, "text": "go", "prefix": "", "suffix": "", **around}
+        (span,) = cut_pieces([piece])[0]["spans"]
+        return span["logged_start"], span["logged_stop"]
+
+    assert [logged(), logged(prefix=">"), logged(suffix="\n")] == [(None, None), (1, 3), (0, 2)]
+
+
 def mixed_frame(runs, conversations):
     drafts = [react_chat.read(c.messages, json.dumps(c.messages).encode()) for c in conversations]
     logs = log_frame([draft for read in drafts for draft in read])
