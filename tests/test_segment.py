@@ -326,6 +326,25 @@ def test_steps_open_where_the_contract_says(text, expected):
     assert [span["step"] for span in cut_text(text)["spans"]] == expected
 
 
+def test_a_result_has_the_step_of_its_call_however_late_or_early():
+    def seen(text, call_id=None):
+        return pieces.observation(text, message=0, call_id=call_id)
+
+    def asks(call_id):
+        return pieces.call("look", "{}", message=0, call_id=call_id)
+
+    late = [asks("a"), seen("?"), asks("b"), seen("y", "b"), seen("x", "a"), seen("z", "nobody's")]
+    early = [asks("a"), seen("?"), seen("early", "b"), asks("b"), seen("late", "a")]
+    found = [[span["step"] for span in row["spans"]] for row in cut_pieces(late, early)]
+    assert found == [[0, 0, 1, 1, 0, 1], [0, 0, 1, 1, 0]]
+
+
+def test_a_users_labelled_reply_is_an_observation_before_anyone_acted():
+    messages = [("user", "q"), ("assistant", "Thought: a"), ("user", "Observation: b"), ("user", "Well?")]
+    row = cut_messages([{"role": role, "content": content} for role, content in messages])
+    assert [span["kind"] for span in row["spans"]] == ["context", "reason", "observation", "context"]
+
+
 def test_steps_begin_at_0_in_every_row():
     rows = segment(pl.LazyFrame({"text": ["Thought: a\nAction: b\nObservation: c\nAction: d\n"] * 3})).collect()
     assert [[s["step"] for s in row] for row in rows["spans"]] == [[0, 0, 0, 1]] * 3
