@@ -22,6 +22,7 @@ class State(NamedTuple):
         update: updates done. n_tokens, n_padded: real and padded tokens they took.
         n_metrics_bytes: of metrics.jsonl, that tell of them.
         eval_before: the held-out split before the first update.
+        stream: where the stream of samples stands.
     """
 
     update: int
@@ -29,6 +30,7 @@ class State(NamedTuple):
     n_padded: int
     n_metrics_bytes: int
     eval_before: dict[str, float] | None
+    stream: dict[str, Any]
 
 
 def save(folder: Path, model: Any, optimizer: torch.optim.Optimizer, state: State) -> None:

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
-import polars as pl
 import torch
 from torch import Tensor
 
@@ -28,10 +26,12 @@ from sadstream.models import (
     pick_dtype,
     save_model,
 )
+from sadstream.order import Order
 from sadstream.progress import Progress
-from sadstream.shards import scan_index
-from sadstream.stream import Batch, Split, plan_updates
-from sadstream.train_config import METRICS, TrainConfig, is_over_everything
+from sadstream.sample_stream import SampleStream
+from sadstream.samples import SampleFolder
+from sadstream.stream import Batch, Collate, Split
+from sadstream.train_config import METRICS, TrainConfig, is_over_everything, mix_weights
 
 
 def run_updates(
@@ -44,7 +44,7 @@ def run_updates(
     Raises:
         SadstreamError: the loss is not a number; the samples are named and the last checkpoint stays.
     """
-    out, shards = folder.path, Path(config.shards)
+    out, shards = folder.path, SampleFolder(config.shards)
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
     folder.resolve({"device": device.type, "dtype": str(dtype).removeprefix("torch.")})
@@ -53,14 +53,17 @@ def run_updates(
 
     model = load_model(student, device, torch.float32)
     vocab_size = int(model.get_output_embeddings().weight.shape[0])
-    index = scan_index(shards).collect()
-    everything = is_over_everything(config)
-    training, held_out = (
-        Split(shards, index, split, everything=everything, vocab_size=vocab_size) for split in ("train", "holdout")
+    make = Collate(
+        micro_tokens=budget,
+        everything=is_over_everything(config),
+        vocab_size=vocab_size,
+        pin=device.type == "cuda",
     )
+    training, held_out = (Split(shards, split, make) for split in ("train", "holdout"))
     if not len(training):
-        raise ConfigError(f"{shards}: no sample in the training split", hint="segment with a smaller --holdout")
-    updates = plan_run(config, training)
+        raise ConfigError(f"{config.shards}: no sample in the training split", hint="segment with a smaller --holdout")
+    stream = SampleStream(shards, order_of(config, training.n_tokens), make)
+    n_updates = config.updates or stream.count_updates(config.epochs)
     loss = hard_loss if config.objective == "imitation" else soft_loss(config.divergence)
     optimizer = torch.optim.AdamW(
         model.parameters(), config.lr, (0.9, 0.95), weight_decay=config.weight_decay, fused=device.type == "cuda"
@@ -68,22 +71,25 @@ def run_updates(
 
     state = checkpoints.load_last(out / "checkpoints", model, optimizer)
     if state is None:
-        progress(0, len(updates), "updates", "measuring the held-out split")
-        before = measure(model, held_out, budget=budget, device=device, dtype=dtype)
-        state = checkpoints.State(update=0, n_tokens=0, n_padded=0, n_metrics_bytes=0, eval_before=before)
+        progress(0, n_updates, "updates", "measuring the held-out split")
+        before = measure(model, held_out, device=device, dtype=dtype)
+        state = checkpoints.State(
+            update=0, n_tokens=0, n_padded=0, n_metrics_bytes=0, eval_before=before, stream=stream.state_dict()
+        )
+    stream.load_state_dict(state.stream)
     metrics = out / METRICS
     _cut_back(metrics, state.n_metrics_bytes)
 
     begin, tokens_before = time.monotonic(), state.n_tokens
     model.train()
-    for number in range(state.update, len(updates)):
+    for number, update in zip(range(state.update, n_updates), stream, strict=False):
         # Whatever is random inside the model depends on the update alone, so a continued run repeats it.
         torch.manual_seed(config.seed * 1_000_003 + number)
-        rate = config.lr * schedule(number, len(updates), config.warmup)
+        rate = config.lr * schedule(number, n_updates, config.warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
 
-        batches = list(training.batches(updates[number], budget, device))
+        batches = [batch.to(device) for batch in update.data]
         n_reason, n_act, n_other = _counts(batches)
         total, reason, act = 0.0, 0.0, 0.0
         for batch in batches:
@@ -125,20 +131,21 @@ def run_updates(
             n_tokens=n_tokens,
             n_padded=state.n_padded + sum(batch.input_ids_BT.numel() for batch in batches),
             n_metrics_bytes=state.n_metrics_bytes + len(line),
+            stream=update.after,
         )
         speed = (n_tokens - tokens_before) / (time.monotonic() - begin)
-        progress(number + 1, len(updates), "updates", f"reason {reason:.3f} act {act:.3f} nats, {speed:.0f} tokens/s")
-        if (number + 1) % config.save_every == 0 and number + 1 < len(updates):
+        progress(number + 1, n_updates, "updates", f"reason {reason:.3f} act {act:.3f} nats, {speed:.0f} tokens/s")
+        if (number + 1) % config.save_every == 0 and number + 1 < n_updates:
             checkpoints.save(out / "checkpoints", model, optimizer, state)
     seconds = time.monotonic() - begin
 
-    progress(len(updates), len(updates), "updates", "measuring the held-out split")
-    after = measure(model, held_out, budget=budget, device=device, dtype=dtype)
+    progress(n_updates, n_updates, "updates", "measuring the held-out split")
+    after = measure(model, held_out, device=device, dtype=dtype)
     unigram = measure_unigram(training, held_out, vocab_size)
     save_model(model, load_tokenizer(student), out / "model")
     draw_curves(_rows(metrics), state.eval_before, after, unigram, out / "curves.png")
     totals = {
-        "n_updates": len(updates),
+        "n_updates": n_updates,
         "n_tokens": state.n_tokens,
         "n_train": len(training),
         "n_holdout": len(held_out),
@@ -151,27 +158,24 @@ def run_updates(
     return totals, round(n_new / seconds, 1) if n_new else None
 
 
-def plan_run(config: TrainConfig, training: Split) -> list[list[int]]:
-    """Which samples each update of a run takes: a pure function of options and index."""
-    complexity = training.rows.select(
-        config.alpha * pl.col("n_supervised_reason")
-        + config.beta * pl.col("n_supervised_act")
-        + config.gamma * pl.col("entropy")
+def order_of(config: TrainConfig, n_tokens: int) -> Order:
+    """The order of a run's samples; the depth curriculum has unlocked every step when half of the run is over.
+
+    Args:
+        n_tokens: of an epoch.
+    """
+    epochs = config.updates * config.batch_tokens / n_tokens if config.updates else config.epochs
+    return Order(
+        seed=config.seed,
+        batch_tokens=config.batch_tokens,
+        curriculum=config.curriculum,
+        alpha=config.alpha,
+        beta=config.beta,
+        gamma=config.gamma,
+        unlock_epochs=epochs / 2,
+        mix=mix_weights(config),
+        mix_by=config.mix_by,
     )
-    difficulty = complexity.to_series().to_numpy().astype(np.float64)
-    updates: list[list[int]] = []
-    epoch = 0
-    while len(updates) < config.updates if config.updates else epoch < config.epochs:
-        updates += plan_updates(
-            training.n_tokens,
-            difficulty,
-            seed=config.seed,
-            epoch=epoch,
-            batch_tokens=config.batch_tokens,
-            curriculum=config.curriculum,
-        )
-        epoch += 1
-    return updates[: config.updates] if config.updates else updates
 
 
 def schedule(update: int, n_updates: int, warmup: float) -> float:

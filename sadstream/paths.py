@@ -66,6 +66,11 @@ def find_logs(arguments: Sequence[str]) -> list[LogFile]:
     ]
 
 
+def cache_folder() -> Path:
+    """What need not be fetched or made again: `$XDG_CACHE_HOME/sadstream`, by default `~/.cache/sadstream`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sadstream"
+
+
 def is_local(path: str) -> bool:
     """Whether a path is neither standard input nor a URL."""
     return path != "-" and "://" not in path

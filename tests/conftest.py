@@ -69,3 +69,22 @@ def tiny_cache(tmp_path_factory: pytest.TempPathFactory, tiny_spans: Path, tiny_
     out = tmp_path_factory.mktemp("stages") / "teacher"
     cache_teacher(CacheConfig(spans=str(tiny_spans), teacher=str(tiny_teacher), out=str(out), top_k=8), silent)
     return out
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(tmp_path_factory: pytest.TempPathFactory, tiny_cache: Path) -> Path:
+    """The samples of the tiny cache in shards of 4."""
+    from sadstream import iter_samples
+    from sadstream.manifest import StageFolder, load_manifest
+    from sadstream.shards import PLACE, Sample, scan_index, write_shard
+    from sadstream.teacher import TEACHER_INDEX
+
+    folder = StageFolder(
+        tmp_path_factory.mktemp("stages") / "shards", "cache-teacher", load_manifest(tiny_cache).config, []
+    )
+    rows = scan_index(tiny_cache).drop("shard", *PLACE).collect().to_dicts()
+    samples = [Sample(k, "msgpack", data, row) for (k, data), row in zip(iter_samples(tiny_cache), rows, strict=True)]
+    for begin in range(0, len(samples), 4):
+        write_shard(folder, samples[begin : begin + 4], TEACHER_INDEX)
+    folder.finish({"n_samples": len(samples)})
+    return folder.path

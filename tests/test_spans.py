@@ -164,7 +164,7 @@ def test_the_folder_is_what_the_contract_says(tmp_path):
 def test_a_sample_is_read_by_the_offset_of_its_index(tmp_path):
     cut(write_logs(tmp_path / "logs"), tmp_path / "out", shard_size=4_000)
     index = scan_index(tmp_path / "out").collect()
-    assert index.columns == ["shard", "key", "offset", "n_bytes", *INDEX_SCHEMA]
+    assert index.columns == ["shard", "key", "offset", "n_bytes", "checksum", *INDEX_SCHEMA]
     for row in index.iter_rows(named=True):
         data = (tmp_path / "out" / row["shard"]).read_bytes()[row["offset"] :][: row["n_bytes"]]
         key, member = read_member(data, "here")

@@ -1,95 +1,33 @@
+import copy
 import shutil
+from collections import Counter
+from itertools import islice
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
-from sadstream import scan_index
-from sadstream.errors import ShardError
-from sadstream.stream import SampleReader, collate, micro_batches, plan_updates
+from sadstream import decode_teacher_sample, iter_samples, scan_index
+from sadstream.errors import ConfigError, ModelError, ShardError
+from sadstream.order import Order
+from sadstream.sample_stream import SampleStream
+from sadstream.samples import SampleFolder
+from sadstream.stream import Batch, Collate, Split, TeacherDataset, collate
 from sadstream.tokens import ACT, REASON
 
-LENGTHS = st.lists(st.integers(1, 200), max_size=60)
-PLANS = {
-    "lengths": LENGTHS,
-    "seed": st.integers(0, 1000),
-    "epoch": st.integers(0, 5),
-    "batch_tokens": st.integers(1, 1000),
-    "curriculum": st.sampled_from(["none", "complexity"]),
-}
-
-
-def plan(lengths: list[int], **options) -> list[list[int]]:
-    complexity = options.pop("complexity", np.array(lengths, float) * 7 % 11)
-    return plan_updates(np.array(lengths, np.int64), np.asarray(complexity, float), **options)
-
-
-@given(**PLANS)
-def test_a_plan_takes_each_sample_once_and_keeps_to_the_budget(lengths, batch_tokens, **options):
-    updates = plan(lengths, batch_tokens=batch_tokens, **options)
-    assert sorted(i for update in updates for i in update) == list(range(len(lengths)))
-    for update in updates:
-        assert update
-        assert len(update) == 1 or sum(lengths[i] for i in update) <= batch_tokens
-
-
-@given(**PLANS)
-def test_a_plan_depends_on_its_arguments_alone(lengths, **options):
-    first = plan(lengths, **options)
-    np.random.default_rng(0).random()
-    np.random.seed(0)
-    assert plan(lengths, **options) == first
-
-
-def test_epochs_and_seeds_give_other_orders():
-    lengths = [10] * 50
-    orders = {
-        str(plan(lengths, seed=seed, epoch=epoch, batch_tokens=20, curriculum="none"))
-        for seed in range(3)
-        for epoch in range(3)
-    }
-    assert len(orders) == 9
-
-
-@given(
-    st.lists(st.floats(0, 100), min_size=1, max_size=80), st.integers(0, 100), st.integers(1, 500), st.integers(0, 3)
-)
-def test_the_curriculum_goes_from_easy_to_hard(complexity, seed, batch_tokens, epoch):
-    lengths = np.random.default_rng(seed).integers(1, 200, len(complexity)).tolist()
-    updates = plan(
-        lengths, complexity=complexity, seed=seed, epoch=epoch, batch_tokens=batch_tokens, curriculum="complexity"
-    )
-    rank = np.argsort(np.argsort(complexity, kind="stable"), kind="stable")
-    tenth = [{int(rank[i]) * 10 // len(complexity) for i in update} for update in updates]
-    assert all(len(tenths) == 1 for tenths in tenth)
-    assert [min(t) for t in tenth] == sorted(min(t) for t in tenth)
-
-
-def test_without_curriculum_complexity_does_not_matter():
-    lengths = list(range(1, 60))
-    plans = [
-        plan(lengths, complexity=c, seed=3, epoch=0, batch_tokens=90, curriculum="none")
-        for c in (np.arange(59), np.arange(59)[::-1])
-    ]
-    assert plans[0] == plans[1]
-
-
-def test_like_lengths_share_an_update():
-    lengths = np.random.default_rng(0).integers(10, 1000, 2000).tolist()
-    updates = plan(lengths, seed=0, epoch=0, batch_tokens=8000, curriculum="none")
-    padded = sum(len(u) * max(lengths[i] for i in u) for u in updates)
-    assert padded < 1.1 * sum(lengths)
-
-
-@given(LENGTHS, st.integers(1, 1000))
-def test_micro_batches_take_each_sample_once_and_keep_to_the_padded_budget(lengths, budget):
-    batches = micro_batches(list(range(len(lengths))), np.array(lengths, np.int64), budget)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
+ORDERS = [
+    Order(batch_tokens=300),
+    Order(batch_tokens=300, block_rows=3, seed=1),
+    Order(batch_tokens=300, curriculum="complexity", split=""),
+    Order(batch_tokens=200, curriculum="depth", block_rows=5, unlock_epochs=1.5),
+    Order(batch_tokens=300, mix={"transcript": 1.5}),
+]
 
 
 @st.composite
@@ -152,55 +90,193 @@ def test_a_batch_with_nothing_to_learn_is_a_batch():
     assert len(batch.window_N) == 0 and batch.targets["topk_ids"].shape == (0, 2)
 
 
-def test_a_reader_gives_each_row_of_the_index_its_sample(tiny_cache):
-    index = scan_index(tiny_cache).collect().sample(fraction=1, shuffle=True, seed=0)
-    reader = SampleReader(tiny_cache, index)
-    for number, row in enumerate(index.iter_rows(named=True)):
-        key, arrays = reader.read(number)
-        kinds = arrays["kinds"][arrays["positions"]]
-        assert key == row["key"] and len(arrays["token_ids"]) == row["n_tokens"]
-        assert (kinds == REASON).sum() == row["n_supervised_reason"]
-        assert (kinds == ACT).sum() == row["n_supervised_act"]
-        assert arrays["entropy"].mean() == pytest.approx(row["entropy"], rel=1e-3)
-    reader.close()
+def stream_of(folder: Path, order: Order, **options) -> SampleStream[list[Batch]]:
+    return SampleStream(SampleFolder(folder), order, Collate(micro_tokens=200), **options)
 
 
-def test_a_tar_that_is_not_the_indexs_is_named(tiny_cache, tmp_path):
-    shutil.copytree(tiny_cache, tmp_path / "copy")
-    index = scan_index(tmp_path / "copy").collect()
-    key = index["key"][0]
-    swapped = index.with_columns(key=pl.col("key").reverse())
-    reader = SampleReader(tmp_path / "copy", swapped)
-    with pytest.raises(ShardError, match=rf"shard-000000.tar at byte 0: sample {key} stands where the index has "):
-        reader.read(0)
-    reader.close()
+def same_batch(one: Batch, other: Batch) -> bool:
+    tensors = [
+        (a, b)
+        for left, right in ((one._asdict(), other._asdict()), (one.targets, other.targets))
+        for a, b in zip(left.values(), right.values(), strict=True)
+        if isinstance(a, torch.Tensor)
+    ]
+    return one.keys == other.keys and len(tensors) > 8 and all(torch.equal(a, b) for a, b in tensors)
 
 
-def test_a_shard_that_is_gone_or_cut_off_is_named(tiny_cache, tmp_path):
-    index = scan_index(tiny_cache).collect()
-    with pytest.raises(ShardError, match=r"shard-000000.tar: No such file"):
-        SampleReader(tmp_path, index).read(0)
-    whole = (tiny_cache / "shard-000000.tar").read_bytes()
-    (tmp_path / "shard-000000.tar").write_bytes(whole[: index["n_bytes"][0] - 600])
-    reader = SampleReader(tmp_path, index)
-    for number in (0, 1):
-        with pytest.raises(ShardError, match=rf"shard-000000.tar at byte {index['offset'][number]}"):
-            reader.read(number)
-    reader.close()
+def same_data(one: list[Batch], other: list[Batch]) -> bool:
+    return len(one) == len(other) and all(map(same_batch, one, other))
 
 
-@given(data=st.data())
-def test_flipped_bytes_are_named_or_give_a_sample_of_the_same_shape(tiny_cache, tmp_path, data):
-    index = scan_index(tiny_cache).collect()
-    whole = bytearray((tiny_cache / "shard-000000.tar").read_bytes())
-    place = data.draw(st.integers(0, index["n_bytes"][0] - 1))
-    whole[place] ^= data.draw(st.integers(1, 255))
-    (tmp_path / "shard-000000.tar").write_bytes(whole)
-    reader = SampleReader(tmp_path, index)
-    try:
-        _, arrays = reader.read(0)
-        assert len(arrays["token_ids"]) == index["n_tokens"][0]
-    except ShardError as error:
-        assert "shard-000000.tar at byte 0" in str(error)
-    finally:
-        reader.close()
+def keys(data: list[Batch]) -> list[str]:
+    return [key for batch in data for key in batch.keys]
+
+
+def rows_of(folder: Path, order: Order) -> pl.DataFrame:
+    index = scan_index(folder)
+    return (index.filter(pl.col("split") == order.split) if order.split else index).collect()
+
+
+@pytest.mark.parametrize("order", ORDERS[:4], ids=str)
+def test_an_epoch_gives_each_sample_of_the_split_once(tiny_shards, order):
+    stream = stream_of(tiny_shards, order, epochs=1)
+    given_keys = [key for update in stream for key in keys(update.data)]
+    assert sorted(given_keys) == sorted(rows_of(tiny_shards, order)["key"])
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+def test_continued_at_any_position_it_is_as_if_never_interrupted(tiny_shards, order):
+    begin = stream_of(tiny_shards, order, epochs=2).state_dict()
+    whole = list(stream_of(tiny_shards, order, epochs=2))
+    assert stream_of(tiny_shards, order).count_updates(2) == len(whole) > 9
+    states = [begin, *(update.after for update in whole)]
+    for number, state in enumerate(states):
+        state = msgspec.json.decode(msgspec.json.encode(state))
+        stream = stream_of(tiny_shards, order, epochs=2, ahead=number % 3)
+        stream.load_state_dict(state)
+        rest = list(stream if number % 5 == 0 else islice(stream, 2))
+        wanted = whole[number:] if number % 5 == 0 else whole[number : number + 2]
+        assert len(rest) == len(wanted)
+        for one, other in zip(rest, wanted, strict=True):
+            assert one.after == other.after and one.epoch == other.epoch and same_data(one.data, other.data)
+
+
+def test_a_stream_knows_what_was_given_and_not_what_was_read_ahead(tiny_shards):
+    stream = stream_of(tiny_shards, ORDERS[0], ahead=3)
+    whole = list(islice(stream_of(tiny_shards, ORDERS[0]), 7))
+    first = list(islice(stream, 3))
+    assert stream.state_dict() == first[-1].after
+    assert all(map(same_data, [u.data for u in first + list(islice(stream, 4))], [u.data for u in whole]))
+
+
+def test_a_continued_stream_reads_the_index_of_its_block_and_no_sample_before(tiny_shards, monkeypatch):
+    folder = SampleFolder(tiny_shards)
+    order = Order(batch_tokens=300, block_rows=3)
+    whole = list(islice(stream_of(tiny_shards, order), 12))
+    read: Counter[str] = Counter()
+    rows, sample = SampleFolder.rows, SampleFolder.read
+
+    def count_rows(self, shard, columns):
+        read["rows"] += 1
+        return rows(self, shard, columns)
+
+    def count_samples(self, *place):
+        read["samples"] += 1
+        return sample(self, *place)
+
+    monkeypatch.setattr(SampleFolder, "rows", count_rows)
+    monkeypatch.setattr(SampleFolder, "read", count_samples)
+    stream = SampleStream(folder, order, Collate(micro_tokens=200), ahead=0)
+    stream.load_state_dict(whole[10].after)
+    update = next(iter(stream))
+    assert same_data(update.data, whole[11].data)
+    assert read["samples"] == len(keys(update.data)) and read["rows"] <= 2
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+@pytest.mark.parametrize("world_size", [2, 3, 50])
+def test_all_ranks_together_give_the_updates_of_one(tiny_shards, order, world_size):
+    whole = list(islice(stream_of(tiny_shards, order), 6))
+    streams = [stream_of(tiny_shards, order, rank=rank, world_size=world_size, ahead=0) for rank in range(world_size)]
+    for update, *parts in zip(whole, *streams, strict=False):
+        assert sorted(k for part in parts for k in keys(part.data)) == sorted(keys(update.data))
+        assert all(part.after == update.after for part in parts)
+        n_learnt = [sum(len(batch.window_N) for batch in part.data) for part in (update, *parts)]
+        assert n_learnt[0] == sum(n_learnt[1:])
+    # A state of one world size serves any other.
+    lonely = stream_of(tiny_shards, order)
+    lonely.load_state_dict(streams[1].state_dict())
+    assert lonely.state_dict() == whole[-1].after
+
+
+@pytest.mark.parametrize("n_workers", [0, 1, 2])
+def test_a_dataset_gives_the_same_order_with_any_number_of_workers(tiny_shards, n_workers):
+    order = ORDERS[3]
+    whole = list(stream_of(tiny_shards, order, epochs=2))
+    for begin in (0, 5):
+        dataset = TeacherDataset(tiny_shards, order, micro_tokens=200, epochs=2)
+        if begin:
+            dataset.load_state_dict(whole[begin - 1].after)
+        loader = DataLoader(dataset, batch_size=None, num_workers=n_workers)
+        got = list(loader) if n_workers < 2 or not begin else list(islice(loader, 4))
+        assert len(got) > 3
+        for one, other in zip(got, whole[begin:], strict=len(got) > 4):
+            assert one.after == other.after and same_data(one.data, other.data)
+
+
+def test_a_dataset_without_workers_knows_where_it_stands(tiny_shards):
+    dataset = TeacherDataset(tiny_shards, ORDERS[0])
+    updates = list(islice(iter(dataset), 4))
+    assert dataset.state_dict() == updates[-1].after
+    assert all(len(update.data) == 1 for update in updates), "an update is one batch unless it is cut"
+
+
+def test_locked_steps_carry_no_loss_and_the_rest_all(tiny_shards):
+    order = Order(batch_tokens=200, curriculum="depth", unlock_epochs=1.0)
+    arrays = {key: decode_teacher_sample(data) for key, data in iter_samples(tiny_shards)}
+    n_locked = 0
+    for epoch in (1, 2):
+        for update in stream_of(tiny_shards, order, epochs=epoch):
+            for batch in update.data:
+                for row, key in enumerate(batch.keys):
+                    at = arrays[key]["positions"]
+                    learnt = batch.position_N[batch.window_N == row].numpy() + 1
+                    left_out = np.setdiff1d(at, learnt)
+                    steps = arrays[key]["steps"]
+                    assert not len(left_out) or not len(learnt) or steps[left_out].min() > steps[learnt].max()
+                    n_locked += len(left_out)
+                    if update.epoch == 1:
+                        assert not len(left_out)
+    assert n_locked > 50
+
+
+@pytest.mark.parametrize("change", [{"seed": 5}, {"batch_tokens": 301}, {"curriculum": "depth"}, {"block_rows": 7}])
+def test_a_state_of_another_order_is_refused(tiny_shards, change):
+    state = stream_of(tiny_shards, ORDERS[0]).state_dict()
+    with pytest.raises(ConfigError, match="over other shards, or in another order"):
+        stream_of(tiny_shards, msgspec.structs.replace(ORDERS[0], **change)).load_state_dict(state)
+    with pytest.raises(ConfigError, match="not a stream's state"):
+        stream_of(tiny_shards, ORDERS[0]).load_state_dict({**state, "epoch": "first"})
+
+
+def test_a_rank_that_is_none_is_refused(tiny_shards):
+    with pytest.raises(ConfigError, match="rank 2 of 2"):
+        stream_of(tiny_shards, ORDERS[0], rank=2, world_size=2)
+
+
+def test_a_split_gives_its_samples_in_order_and_counts_them(tiny_shards):
+    index = scan_index(tiny_shards).collect()
+    for name in ("train", "holdout", "absent"):
+        split = Split(SampleFolder(tiny_shards), name, Collate(micro_tokens=1))
+        rows = index.filter(pl.col("split") == name)
+        assert len(split) == len(rows) and split.n_tokens == rows["n_tokens"].sum()
+        assert sorted(keys(list(split.batches(torch.device("cpu"))))) == sorted(rows["key"])
+
+
+def test_ids_beyond_the_students_head_are_refused(tiny_shards):
+    make = Collate(micro_tokens=1, vocab_size=100)
+    with pytest.raises(ModelError, match=r"the teacher's ids reach \d+, and the student's head has 100"):
+        list(SampleStream(SampleFolder(tiny_shards), ORDERS[0], make, epochs=1))
+
+
+def test_damage_is_raised_where_the_update_would_have_come(tiny_shards, tmp_path):
+    whole = list(stream_of(tiny_shards, ORDERS[0], epochs=1))
+    key = keys(whole[4].data)[0]
+    shutil.copytree(tiny_shards, tmp_path / "copy")
+    row = scan_index(tiny_shards).filter(pl.col("key") == key).collect().row(0, named=True)
+    tar = bytearray((tmp_path / "copy" / row["shard"]).read_bytes())
+    tar[row["offset"] + 700] ^= 1
+    (tmp_path / "copy" / row["shard"]).write_bytes(tar)
+    good = []
+    with pytest.raises(ShardError, match=rf"{row['shard']} at byte {row['offset']}: sample {key} is not what"):
+        for update in stream_of(tmp_path / "copy", ORDERS[0]):
+            good.append(update)
+    assert len(good) == 4 and all(same_data(a.data, b.data) for a, b in zip(good, whole, strict=False))
+
+
+def test_a_stream_survives_being_copied_and_sent_to_a_worker(tiny_shards):
+    stream = stream_of(tiny_shards, ORDERS[1])
+    updates = list(islice(stream, 3))
+    again = copy.deepcopy(stream)
+    assert again.state_dict() == updates[-1].after
+    assert same_data(next(iter(again)).data, next(iter(stream)).data)

@@ -249,7 +249,9 @@ def test_a_parameter_that_no_gradient_reaches_does_not_spoil_a_checkpoint(tmp_pa
     optimizer = torch.optim.AdamW(model.parameters())
     model["used"](torch.ones(3)).sum().backward()
     optimizer.step()
-    state = checkpoints.State(update=1, n_tokens=3, n_padded=4, n_metrics_bytes=9, eval_before={"act_kl": 0.1})
+    state = checkpoints.State(
+        update=1, n_tokens=3, n_padded=4, n_metrics_bytes=9, eval_before={"act_kl": 0.1}, stream={"epoch": 2}
+    )
     checkpoints.save(tmp_path, model, optimizer, state)
     other = torch.nn.ModuleDict({"used": torch.nn.Linear(3, 3), "idle": torch.nn.Linear(3, 3)})
     other_optimizer = torch.optim.AdamW(other.parameters())
@@ -363,7 +365,7 @@ def test_a_run_without_held_out_split_has_no_measures_of_it(tiny_student, tiny_t
         ({"divergence": "kl"}, "--divergence kl: unknown"),
         ({"kd_tokens": "some"}, "--kd-tokens some: unknown"),
         ({"reduction": "max"}, "--reduction max: unknown"),
-        ({"curriculum": "depth"}, "--curriculum depth: unknown"),
+        ({"curriculum": "breadth"}, "--curriculum breadth: unknown"),
         ({"lr": float("inf")}, "--lr inf: out of range"),
         ({"lambda_act": float("nan")}, "--lambda-act nan: out of range"),
         ({"warmup": 1.5}, "--warmup 1.5: out of range"),

@@ -44,11 +44,12 @@ from sadstream_cli.output import ProgressLine, json_option, print_facts, print_j
 @click.option("--lambda-act", default=1.0, show_default=True, help="Weight of ACT spans.")
 @click.option(
     "--curriculum",
-    type=click.Choice(["none", "complexity"]),
+    type=click.Choice(["none", "complexity", "depth"]),
     default="none",
     show_default=True,
-    help="complexity: each epoch goes from easy to hard.",
+    help="complexity: each epoch goes from easy to hard; depth: later steps count later on.",
 )
+@click.option("--mix", multiple=True, metavar="FORMAT=WEIGHT", help="How often an epoch takes a sample; repeatable.")
 @click.option("--updates", default=0, help="Optimiser steps.  [default: as many as --epochs take]")
 @click.option("--epochs", default=1, show_default=True, help="Passes over the training split.")
 @click.option("--batch-tokens", default=8192, show_default=True, help="Real tokens an update.")

@@ -1,0 +1,187 @@
+"""Samples of a finished folder of shards, here or at a URL, read by offset and checked before they are given out."""
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import parquet
+
+from sadstream.errors import ManifestError, ShardError
+from sadstream.manifest import MANIFEST, Stage, index_name, read_manifest
+from sadstream.paths import cache_folder, is_local
+from sadstream.shard_cache import ShardCache
+from sadstream.shards import PLACE, checksum_of
+from sadstream_schemas import Manifest, decode_json
+
+CACHE_BYTES = 8 << 30
+_OPEN_SHARDS = 256
+_HEADER = 512
+_AGAIN = "make the folder again, or copy it whole"
+
+
+class SampleFolder:
+    """A finished folder of span or teacher shards.
+
+    Args:
+        folder: a path, or an fsspec URL such as `s3://bucket/teacher`, whose shards are then copied whole into `cache`.
+        stage: that made it.
+        cache: of a URL's files; by default a folder of the user's cache. cache_bytes: that it may take.
+
+    Attributes:
+        manifest: the folder's.
+    """
+
+    def __init__(
+        self, folder: str | Path, stage: Stage = "cache-teacher", *, cache: Path | None = None, cache_bytes: int = 0
+    ) -> None:
+        self._where = str(folder).rstrip("/")
+        self._cache: ShardCache | None = None
+        if is_local(self._where):
+            self.manifest = read_manifest(Path(folder), stage)
+        else:
+            self._cache = ShardCache(cache or cache_folder() / "shards", cache_bytes or CACHE_BYTES)
+            self.manifest = self._remote_manifest(stage)
+        self._open: OrderedDict[int, int] = OrderedDict()
+        self._compared: set[int] = set()
+
+    def __len__(self) -> int:
+        """How many shards there are."""
+        return len(self.manifest.shards)
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """What the local copies of a URL's shards may take; None where the folder is here."""
+        return self._cache.max_bytes if self._cache else None
+
+    def _remote_manifest(self, stage: Stage) -> Manifest:
+        url = f"{self._where}/{MANIFEST}"
+        try:
+            with self._fetch(MANIFEST)() as file:
+                manifest = decode_json(file.read(), Manifest)
+        except Exception as error:  # fsspec's filesystems raise whatever their backends do
+            raise ManifestError(f"{url}: {error}", hint="check the URL and your access to it") from error
+        if manifest.stage != stage or not manifest.complete:
+            what = "unfinished" if manifest.stage == stage else f"made by `sadstream {manifest.stage}`"
+            raise ManifestError(f"{url}: {what}", hint=f"a finished folder of `sadstream {stage}` is wanted")
+        return manifest
+
+    def _fetch(self, name: str) -> Callable[[], IO[bytes]]:
+        def fetch() -> IO[bytes]:
+            import fsspec
+
+            file: IO[bytes] = fsspec.open(f"{self._where}/{name}", "rb").open()
+            return file
+
+        return fetch
+
+    def rows(self, shard: int, columns: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Columns of a shard's index, in the order of its samples, after its checksum was compared.
+
+        Args:
+            columns: beside `shard` (its number), `key`, `offset`, `n_bytes` and `checksum` (-1 in older folders).
+        Raises:
+            ShardError: missing, not what was written, or without such a column.
+        """
+        entry = self.manifest.shards[shard]
+        name = index_name(entry.name)
+        with os.fdopen(self._open_file(name, entry.index_sha256), "rb") as file:
+            data = file.read()
+        if self._cache is None and hashlib.sha256(data).hexdigest() != entry.index_sha256:
+            raise ShardError(f"{self._where}/{name}: its content is not what was written (checksum)", hint=_AGAIN)
+        index = parquet.ParquetFile(pa.BufferReader(data), pre_buffer=False)
+        present = set(index.schema_arrow.names)
+        absent = [column for column in columns if column not in present]
+        if absent:
+            raise ShardError(
+                f"{self._where}/{name}: no column {absent[0]!r}", hint=f"there are: {', '.join(sorted(present))}"
+            )
+        wanted = list(dict.fromkeys([*(column for column in PLACE if column in present), *columns]))
+        # One thread: in a loader's forked worker there are no others.
+        table = index.read(wanted, use_threads=False)
+        rows = {column: table[column].to_numpy() for column in wanted}
+        rows.setdefault("checksum", np.full(len(table), -1))
+        return {**rows, "shard": np.full(len(table), shard)}
+
+    def read(self, shard: int, offset: int, n_bytes: int, checksum: int, key: str) -> memoryview:
+        """A sample's bytes, once they are known to be those that were written.
+
+        Args:
+            shard: its number. Others: of the sample's row in the index.
+        Raises:
+            ShardError: the shard is missing, cut off, another folder's, or the sample is damaged.
+        """
+        handle = self._open.get(shard)
+        if handle is None:
+            handle = self._open_shard(shard, is_checked=checksum >= 0)
+        data = os.pread(handle, n_bytes, offset)
+        if not data.startswith(f"{key}.".encode()):
+            self._name_what_stands_there(data, shard, offset, key)
+        if len(data) != n_bytes or (checksum >= 0 and checksum_of(data) != checksum):
+            where = self._place(shard, offset)
+            what = "cut off" if len(data) != n_bytes else "not what was written (checksum)"
+            raise ShardError(
+                f"{where}: sample {key} is {what}", hint="`sadstream inspect --verify` names damaged files"
+            )
+        # Of the header that tar asks for, only the size matters here: 11 octal digits.
+        return memoryview(data)[_HEADER : _HEADER + int(data[124:135], 8)]
+
+    def _open_shard(self, shard: int, *, is_checked: bool) -> int:
+        """Open a shard, and close the one that was opened first if there are many.
+
+        Args:
+            is_checked: each sample has a checksum of its own. Else the whole shard's is compared, here.
+        """
+        entry = self.manifest.shards[shard]
+        handle = self._open_file(entry.name, entry.sha256)
+        if self._cache is None and not is_checked and shard not in self._compared:
+            with os.fdopen(os.dup(handle), "rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != entry.sha256:
+                os.close(handle)
+                where = f"{self._where}/{entry.name}"
+                raise ShardError(f"{where}: its content is not what was written (checksum)", hint=_AGAIN)
+            self._compared.add(shard)
+        if len(self._open) >= _OPEN_SHARDS:
+            os.close(self._open.popitem(last=False)[1])
+        self._open[shard] = handle
+        return handle
+
+    def _open_file(self, name: str, sha256: str) -> int:
+        if self._cache is not None:
+            return self._cache.open(f"{self._where}/{name}", sha256, self._fetch(name))
+        try:
+            return os.open(f"{self._where}/{name}", os.O_RDONLY)
+        except OSError as error:
+            raise ShardError(f"{self._where}/{name}: {error.strerror}", hint=_AGAIN) from error
+
+    def _name_what_stands_there(self, data: bytes, shard: int, offset: int, key: str) -> None:
+        where = self._place(shard, offset)
+        if data[257:262] != b"ustar":
+            raise ShardError(f"{where}: no sample stands there", hint=_AGAIN)
+        found = data[:100].split(b".", 1)[0].decode("ascii", "backslashreplace")
+        raise ShardError(
+            f"{where}: sample {found} stands where the index has {key}",
+            hint=f"tar and index are of different runs: {_AGAIN}",
+        )
+
+    def _place(self, shard: int, offset: int) -> str:
+        return f"{self._where}/{self.manifest.shards[shard].name} at byte {offset}"
+
+    def close_all_but(self, shards: set[int]) -> None:
+        """Close shards that are not needed any more."""
+        for shard in [shard for shard in self._open if shard not in shards]:
+            os.close(self._open.pop(shard))
+
+    def close(self) -> None:
+        """Close all shards."""
+        self.close_all_but(set())
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy for another process opens shards of its own.
+        return {**self.__dict__, "_open": OrderedDict()}
