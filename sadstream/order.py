@@ -19,8 +19,8 @@ BUCKETS = 10
 # Samples whose lengths are sorted together: the more, the less padding, and the more alike an update's samples are.
 _POOL_UPDATES = 32
 _POOL_SAMPLES = 1024
-# Leading bits of a float32: neighbours differ by one part in a thousand.
-_BITS = 19
+# Leading bits of a float32: neighbours differ by one part in 256.
+_BITS = 17
 _MOST_STEPS = 4096
 EVERY_STEP = 2**31 - 1
 _SHARDS, _BLOCK, _MIX = range(3)

@@ -122,7 +122,7 @@ class SampleStream(Generic[T]):
     def count_updates(self, epochs: int) -> int:
         """How many updates the first `epochs` have: goes through the index, and reads no sample."""
         n_updates = 0
-        for block in self._blocks(Position()):
+        for block in self.blocks(Position()):
             if block.at.epoch >= epochs:
                 break
             n_updates += len(block.updates)
@@ -137,7 +137,8 @@ class SampleStream(Generic[T]):
     def _rows(self, shard: int) -> Rows:
         return ordering.select(self._order, self._folder.rows(shard, ordering.columns(self._order)))
 
-    def _blocks(self, start: Position) -> Iterator[Block]:
+    def blocks(self, start: Position) -> Iterator[Block]:
+        """The plan from a position on: no sample is read."""
         summary = self.summary() if ordering.needs_summary(self._order) else None
         return ordering.blocks(self._order, self._sizes, self._rows, summary, start)
 
@@ -146,7 +147,7 @@ class SampleStream(Generic[T]):
         folder = copy.copy(self._folder)  # with open shards of its own: this may run in a thread
         turn = 0
         try:
-            for block in self._blocks(start):
+            for block in self.blocks(start):
                 if self._epochs and block.at.epoch >= self._epochs:
                     return
                 first = start.update if block.at == msgspec.structs.replace(start, update=0) else 0

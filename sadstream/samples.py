@@ -1,6 +1,10 @@
-"""Samples of a finished folder of shards, here or at a URL, read by offset and checked before they are given out."""
+"""Samples of a finished folder of shards, here or at a URL, read by offset and checked before they are given out.
+
+Shards are mapped into memory: they must not be cut off while they are read.
+"""
 
 import hashlib
+import mmap
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -47,7 +51,7 @@ class SampleFolder:
         else:
             self._cache = ShardCache(cache or cache_folder() / "shards", cache_bytes or CACHE_BYTES)
             self.manifest = self._remote_manifest(stage)
-        self._open: OrderedDict[int, int] = OrderedDict()
+        self._open: OrderedDict[int, memoryview] = OrderedDict()
         self._compared: set[int] = set()
 
     def __len__(self) -> int:
@@ -116,41 +120,48 @@ class SampleFolder:
         Raises:
             ShardError: the shard is missing, cut off, another folder's, or the sample is damaged.
         """
-        handle = self._open.get(shard)
-        if handle is None:
-            handle = self._open_shard(shard, is_checked=checksum >= 0)
-        data = os.pread(handle, n_bytes, offset)
-        if not data.startswith(f"{key}.".encode()):
-            self._name_what_stands_there(data, shard, offset, key)
-        if len(data) != n_bytes or (checksum >= 0 and checksum_of(data) != checksum):
-            where = self._place(shard, offset)
-            what = "cut off" if len(data) != n_bytes else "not what was written (checksum)"
+        whole = self._open.get(shard)
+        if whole is None:
+            whole = self._open_shard(shard, is_checked=checksum >= 0)
+        data = whole[offset : offset + n_bytes]
+        header = bytes(data[:_HEADER])
+        if not header.startswith(f"{key}.".encode()):
+            self._name_what_stands_there(header, shard, offset, key)
+        is_cut = len(data) != n_bytes
+        if is_cut or (checksum >= 0 and checksum_of(data) != checksum):
+            what = "cut off" if is_cut else "not what was written (checksum)"
             raise ShardError(
-                f"{where}: sample {key} is {what}", hint="`sadstream inspect --verify` names damaged files"
+                f"{self._place(shard, offset)}: sample {key} is {what}",
+                hint="`sadstream inspect --verify` names damaged files",
             )
         # Of the header that tar asks for, only the size matters here: 11 octal digits.
-        return memoryview(data)[_HEADER : _HEADER + int(data[124:135], 8)]
+        return data[_HEADER : _HEADER + int(header[124:135], 8)]
 
-    def _open_shard(self, shard: int, *, is_checked: bool) -> int:
-        """Open a shard, and close the one that was opened first if there are many.
+    def _open_shard(self, shard: int, *, is_checked: bool) -> memoryview:
+        """Map a shard, and let go of the one that was opened first if there are many.
 
         Args:
             is_checked: each sample has a checksum of its own. Else the whole shard's is compared, here.
         """
         entry = self.manifest.shards[shard]
+        where = f"{self._where}/{entry.name}"
         handle = self._open_file(entry.name, entry.sha256)
+        try:
+            n_bytes = os.fstat(handle).st_size
+            if n_bytes != entry.n_bytes:
+                raise ShardError(f"{where}: {n_bytes} bytes, and {entry.n_bytes} were written", hint=_AGAIN)
+            # Not read(): that would copy each sample and hand the interpreter to other threads each time.
+            whole = memoryview(mmap.mmap(handle, 0, prot=mmap.PROT_READ))
+        finally:
+            os.close(handle)
         if self._cache is None and not is_checked and shard not in self._compared:
-            with os.fdopen(os.dup(handle), "rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != entry.sha256:
-                os.close(handle)
-                where = f"{self._where}/{entry.name}"
+            if hashlib.sha256(whole).hexdigest() != entry.sha256:
                 raise ShardError(f"{where}: its content is not what was written (checksum)", hint=_AGAIN)
             self._compared.add(shard)
         if len(self._open) >= _OPEN_SHARDS:
-            os.close(self._open.popitem(last=False)[1])
-        self._open[shard] = handle
-        return handle
+            self._open.popitem(last=False)
+        self._open[shard] = whole
+        return whole
 
     def _open_file(self, name: str, sha256: str) -> int:
         if self._cache is not None:
@@ -174,13 +185,13 @@ class SampleFolder:
         return f"{self._where}/{self.manifest.shards[shard].name} at byte {offset}"
 
     def close_all_but(self, shards: set[int]) -> None:
-        """Close shards that are not needed any more."""
+        """Let go of shards that are not needed any more; samples given out stay as they are."""
         for shard in [shard for shard in self._open if shard not in shards]:
-            os.close(self._open.pop(shard))
+            del self._open[shard]
 
     def close(self) -> None:
-        """Close all shards."""
-        self.close_all_but(set())
+        """Let go of all shards."""
+        self._open.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy for another process opens shards of its own.

@@ -19,6 +19,7 @@ from sadstream_schemas import Manifest, Shard, Trajectory, decode_json
 
 _BLOCK = 512
 _END = b"\0" * (2 * _BLOCK)
+_WORD = np.dtype("<u8")
 
 PLACE: dict[str, pl.DataType] = {
     "key": pl.String(),
@@ -76,8 +77,8 @@ def checksum_of(data: bytes | memoryview) -> int:
     CRC-32 of the blocks' sums (of little-endian 64-bit words, modulo 2^64). Any change within one word is noticed, so
     is a block that moved. Twice as fast as CRC-32 of all bytes at 36 kB, and faster still above.
     """
-    words = np.frombuffer(data, "<u8").reshape(-1, _BLOCK // 8)
-    return zlib.crc32(np.add.reduce(words, 1).astype("<u8", copy=False).data)
+    words = np.frombuffer(data, _WORD).reshape(-1, _BLOCK // 8)
+    return zlib.crc32(np.add.reduce(words, 1, _WORD))
 
 
 def write_shard(folder: StageFolder, samples: Iterable[Sample], schema: dict[str, pl.DataType]) -> Shard:

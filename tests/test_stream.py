@@ -1,4 +1,5 @@
 import copy
+import re
 import shutil
 from collections import Counter
 from itertools import islice
@@ -280,3 +281,19 @@ def test_a_stream_survives_being_copied_and_sent_to_a_worker(tiny_shards):
     again = copy.deepcopy(stream)
     assert again.state_dict() == updates[-1].after
     assert same_data(next(iter(again)).data, next(iter(stream)).data)
+
+
+PAGE = (Path(__file__).parent.parent / "docs" / "stream.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("snippet", re.findall(r"```python\n(.*?)```", PAGE, re.S), ids=["loop", "bytes", "webdataset"])
+def test_the_pages_examples_run_as_they_stand(tiny_shards, tmp_path, monkeypatch, capsys, snippet):
+    (tmp_path / "teacher").symlink_to(tiny_shards)
+    monkeypatch.chdir(tmp_path)
+    exec(snippet, {})
+    printed = capsys.readouterr().out
+    index = scan_index(tiny_shards).collect()
+    if "__key__" in snippet:
+        assert sorted(line.split()[0] for line in printed.splitlines()) == sorted(index["key"])
+    else:
+        assert len(printed.splitlines()) > 4
