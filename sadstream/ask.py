@@ -1,7 +1,8 @@
 """Asking a teacher: full distributions at supervised tokens, and what is kept of them."""
 
+import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +16,23 @@ from sadstream.windows import Job
 _HEAD_ROWS = 256
 
 
+class Kept(NamedTuple):
+    """What is kept of a teacher's distributions.
+
+    Attributes:
+        top_k: ids a token; those of each token that are needed for `top_p` of the mass.
+        n_named: ids from here on are padding of the teacher's head that no tokenizer knows: their mass is outside.
+        n_draws: if not 0, ids are drawn that many times a token and not picked.
+    """
+
+    top_k: int
+    n_named: int
+    top_p: float = 1.0
+    n_draws: int = 0
+
+
 @torch.inference_mode()
-def ask(model: Any, jobs: Sequence[Job], top_k: int) -> list[TeacherArrays]:
+def ask(model: Any, jobs: Sequence[Job], kept: Kept) -> list[TeacherArrays]:
     """The teacher's distributions at the supervised tokens; the head is run for these only, in chunks of rows."""
     longest = max(len(job.token_ids) for job in jobs)
     input_ids_BT = torch.zeros(len(jobs), longest, dtype=torch.int64)
@@ -30,8 +46,10 @@ def ask(model: Any, jobs: Sequence[Job], top_k: int) -> list[TeacherArrays]:
         hidden_SH = hidden_BTH[row, torch.from_numpy(positions - 1).to(model.device)]
         logged_S = torch.from_numpy(job.token_ids[positions]).to(model.device)
         parts = [
-            distribution(apply_head(model, hidden), logged, top_k)
-            for hidden, logged in zip(hidden_SH.split(_HEAD_ROWS), logged_S.split(_HEAD_ROWS), strict=True)
+            distribution(apply_head(model, hidden), logged, **kept._asdict(), seed=_seed(job, chunk))
+            for chunk, (hidden, logged) in enumerate(
+                zip(hidden_SH.split(_HEAD_ROWS), logged_S.split(_HEAD_ROWS), strict=True)
+            )
         ]
         ids, logprobs, log_tail, entropy, token_logprobs = (
             torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)
@@ -49,22 +67,64 @@ def ask(model: Any, jobs: Sequence[Job], top_k: int) -> list[TeacherArrays]:
     return answers
 
 
-def distribution(logits_NV: Tensor, logged_N: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _seed(job: Job, chunk: int) -> int:
+    """A window's own seed: what is drawn for it does not depend on what is asked beside it."""
+    text = f"{job.trajectory.id}\0{job.number}\0{chunk}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "big")
+
+
+def distribution(
+    logits_NV: Tensor,
+    logged_N: Tensor,
+    top_k: int,
+    *,
+    n_named: int | None = None,
+    top_p: float = 1.0,
+    n_draws: int = 0,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What is kept of full distributions.
 
     Args:
         logits_NV: any float dtype; computed in float32. logged_N: int64, the tokens that were logged.
+        top_k, n_named, top_p, n_draws: as `Kept` has them; n_named None is V. seed: of the draws.
     Returns:
-        ids int64 [N, K] by falling probability; logprobs float32 [N, K], nats over the full vocabulary; log tail mass
-        float32 [N], summed over all that is outside the top k and not taken from the rest, -inf if nothing is;
-        entropy float32 [N], nats; logprob of the logged token float32 [N].
+        ids int64 [N, K] by falling probability; logprobs float32 [N, K], nats over the full vocabulary, -inf from where
+        `top_p` is reached (there the row's first id fills it up); log tail mass float32 [N], summed over all that is
+        not kept and not taken from the rest, -inf if nothing is; entropy float32 [N], nats; logprob of the logged
+        token float32 [N]. Of draws: the ids drawn, the logs of their shares of the draws, no tail; K is `n_draws`.
+    Source: of draws, Sparse Logit Sampling, arXiv 2503.16870: shares of draws are unbiased for the probabilities.
     """
     logits_NV = logits_NV.float()
-    values_NK, ids_NK = logits_NV.topk(top_k, dim=-1)
     total_N1 = logits_NV.logsumexp(-1, keepdim=True)
-    logged = logits_NV.gather(-1, logged_N[:, None]) - total_N1
+    logged = (logits_NV.gather(-1, logged_N[:, None]) - total_N1).squeeze(-1)
     probs_NV = (logits_NV - total_N1).exp()
     # p * log p, with 0 * -inf = 0.
     entropy = (total_N1.squeeze(-1) * probs_NV.sum(-1)) - torch.where(probs_NV > 0, probs_NV * logits_NV, 0).sum(-1)
+    if n_draws:
+        ids_NK, shares_NK = _draw(probs_NV[:, :n_named], n_draws, seed)
+        return ids_NK, shares_NK.log(), torch.full_like(entropy, float("-inf")), entropy, logged
+    values_NK, ids_NK = logits_NV[:, :n_named].topk(top_k, dim=-1)
+    logprobs_NK = values_NK - total_N1
     tail = logits_NV.scatter(-1, ids_NK, float("-inf")).logsumexp(-1) - total_N1.squeeze(-1)
-    return ids_NK, values_NK - total_N1, tail, entropy, logged.squeeze(-1)
+    if top_p < 1:
+        before_NK = logprobs_NK.exp().cumsum(-1) - logprobs_NK.exp()
+        is_dropped_NK = before_NK >= top_p
+        is_dropped_NK[:, 0] = False
+        dropped = logprobs_NK.masked_fill(~is_dropped_NK, float("-inf")).logsumexp(-1)
+        tail = torch.logaddexp(tail, dropped)
+        logprobs_NK = logprobs_NK.masked_fill(is_dropped_NK, float("-inf"))
+        ids_NK = torch.where(is_dropped_NK, ids_NK[:, :1], ids_NK)
+    return ids_NK, logprobs_NK, tail, entropy, logged
+
+
+def _draw(probs_NV: Tensor, n_draws: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Ids drawn with replacement, and the share of draws that fell on each, float32 [N, n_draws]; 0 fills up."""
+    generator = torch.Generator(device=probs_NV.device).manual_seed(seed)
+    drawn = torch.multinomial(probs_NV, n_draws, replacement=True, generator=generator).sort(-1).values
+    number_of = torch.cat([torch.zeros_like(drawn[:, :1]), (drawn.diff(dim=-1) > 0).long()], -1).cumsum(-1)
+    counts = torch.zeros_like(drawn).scatter_add(-1, number_of, torch.ones_like(drawn))
+    ids = torch.zeros_like(drawn).scatter(-1, number_of, drawn)
+    counts, order = counts.sort(dim=-1, descending=True, stable=True)
+    ids = ids.gather(-1, order)
+    return torch.where(counts > 0, ids, ids[:, :1]), counts.float() / n_draws

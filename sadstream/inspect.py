@@ -11,7 +11,7 @@ from sadstream.manifest import MANIFEST, REJECTS, load_manifest, verify
 from sadstream.progress import Progress
 from sadstream.score import KINDS
 from sadstream.shards import iter_members, scan_index
-from sadstream_schemas import Manifest, TeacherSample, Trajectory, decode_json, decode_msgpack
+from sadstream_schemas import Manifest, Trajectory, decode_json, read_teacher_sample
 
 
 class Table(NamedTuple):
@@ -204,7 +204,7 @@ def _members(path: Path) -> Table:
     for key, data in iter_members(path):
         is_spans = data[:1] == b"{"
         try:
-            record = decode_json(data, Trajectory) if is_spans else decode_msgpack(data, TeacherSample)
+            record = decode_json(data, Trajectory) if is_spans else read_teacher_sample(data)
         except msgspec.DecodeError as error:
             raise ShardError(f"{path}: member {key}: {error}", hint="not a shard of sadstream's, or damaged") from error
         facts = {"key": key, "n_bytes": len(data)}

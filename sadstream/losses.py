@@ -25,26 +25,33 @@ def teacher_buckets(topk_logprobs_NK: Tensor, tail_mass_N: Tensor, vocab_size: i
     Returns:
         float32 [N, K+1]; [N, K] where K is the whole vocabulary, and nothing is outside it.
     """
-    if topk_logprobs_NK.shape[-1] == vocab_size:
+    if _names_all(topk_logprobs_NK, vocab_size):
         return topk_logprobs_NK.float().clamp_min(_FLOOR)
     return torch.cat([topk_logprobs_NK.float(), tail_mass_N.float().log()[:, None]], -1).clamp_min(_FLOOR)
 
 
-def student_buckets(logits_NV: Tensor, topk_ids_NK: Tensor) -> Tensor:
+def student_buckets(logits_NV: Tensor, topk_ids_NK: Tensor, topk_logprobs_NK: Tensor) -> Tensor:
     """The student's log-probabilities of the teacher's top K ids and of all others together.
 
-    The others' mass is summed by itself and not taken from one: it stays right when it is tiny.
+    The others' mass is summed by itself and not taken from one: it stays right when it is tiny. An id at which the
+    teacher's logprob is -inf only fills up its row, and is none of the row's buckets.
 
     Returns:
         float32 [N, K+1]; [N, V] where K is V.
     """
     logits_NV = logits_NV.float()
     top_NK = logits_NV.gather(-1, topk_ids_NK)
-    if top_NK.shape[-1] == logits_NV.shape[-1]:
+    if _names_all(topk_logprobs_NK, logits_NV.shape[-1]):
         return top_NK.log_softmax(-1).clamp_min(_IMPOSSIBLE)
     rest_N1 = logits_NV.scatter(-1, topk_ids_NK, _IMPOSSIBLE).logsumexp(-1, keepdim=True)
+    top_NK = top_NK.masked_fill(topk_logprobs_NK.isneginf(), _IMPOSSIBLE)
     buckets_NB = torch.cat([top_NK, rest_N1], -1)
     return (buckets_NB - buckets_NB.logsumexp(-1, keepdim=True)).clamp_min(_IMPOSSIBLE)
+
+
+def _names_all(topk_logprobs_NK: Tensor, vocab_size: int) -> bool:
+    """Whether every row names the whole vocabulary."""
+    return topk_logprobs_NK.shape[-1] == vocab_size and not bool(topk_logprobs_NK.isneginf().any())
 
 
 def forward_kl(log_p_NB: Tensor, log_q_NB: Tensor) -> Tensor:
@@ -88,7 +95,7 @@ def soft_loss(divergence: str) -> Callable[[Tensor, dict[str, Tensor]], Tensor]:
 
     def loss(logits_NV: Tensor, targets: dict[str, Tensor]) -> Tensor:
         log_p_NB = teacher_buckets(targets["topk_logprobs"], targets["tail_mass"], logits_NV.shape[-1])
-        return measure(log_p_NB, student_buckets(logits_NV, targets["topk_ids"]))
+        return measure(log_p_NB, student_buckets(logits_NV, targets["topk_ids"], targets["topk_logprobs"]))
 
     return loss
 

@@ -17,6 +17,7 @@ from sadstream.version import VERSION
 from sadstream_schemas import MANIFEST_VERSION, InputFile, Manifest, Shard, decode_json
 
 Stage = Literal["segment", "prune-student", "cache-teacher", "train", "collect"]
+Growth = Literal["no", "by-input", "by-key"]
 MANIFEST = "manifest.json"
 REJECTS = "rejects.jsonl"
 _JOURNAL = "journal.jsonl"
@@ -193,7 +194,7 @@ class StageFolder:
         shards: those committed so far, in order; also by an earlier run that was interrupted.
         done: the manifest, if an earlier run with the same options and inputs finished.
         extends: what a finished run had made before inputs were added: `inputs` (names), `n_shards`, `totals`, and
-            `n_rejects_bytes`; empty where nothing was.
+            `n_rejects_bytes`; empty where nothing was. `was_unfinished`: inputs changed before a run was finished.
     """
 
     def __init__(
@@ -203,12 +204,13 @@ class StageFolder:
         config: dict[str, Any],
         inputs: Sequence[InputFile],
         *,
-        may_grow: bool = False,
+        may_grow: Growth = "no",
     ) -> None:
         """Open or create the folder.
 
         Args:
-            may_grow: whether a finished folder takes further inputs in further shards.
+            may_grow: whether a finished folder takes further inputs in further shards: `no`; `by-input`, beside those
+                it was made from; `by-key`: any, for the stage itself knows what of them it has.
         Raises:
             ManifestError: it holds something else, or the result of other options or inputs (which are named).
         """
@@ -232,7 +234,7 @@ class StageFolder:
             if not before.complete:
                 self._lock()
                 before = _read(path / MANIFEST)
-            if may_grow and before.complete and self._has_more_inputs_than(before):
+            if self._is_to_grow(before, may_grow):
                 self._lock()
                 before = self._grow(before)
             self._resume(before)
@@ -260,17 +262,28 @@ class StageFolder:
         except OSError:
             pass  # a file system without locks
 
-    def _has_more_inputs_than(self, before: Manifest) -> bool:
+    def _is_to_grow(self, before: Manifest, may_grow: Growth) -> bool:
         mine = self._manifest
+        if may_grow == "no" or before.config_hash != mine.config_hash or before.stage != mine.stage:
+            return False
+        if may_grow == "by-key":
+            # Also one that was interrupted: its shards stay, and the rest is asked of what there is now.
+            return before.inputs != mine.inputs and (before.complete or self._holds_results())
         known = {(file.path, file.sha256) for file in mine.inputs}
         return (
-            before.config_hash == mine.config_hash
+            before.complete
             and len(before.inputs) < len(mine.inputs)
             and all((file.path, file.sha256) in known for file in before.inputs)
         )
 
     def _grow(self, before: Manifest) -> Manifest:
-        """Open a finished folder for further inputs. Returns its manifest as an unfinished one."""
+        """Open a folder for further inputs. Returns its manifest as an unfinished one."""
+        if not before.complete:
+            grown = msgspec.structs.replace(
+                self._manifest, resolved=before.resolved, extends={**before.extends, "was_unfinished": True}
+            )
+            write_atomically(self.path / MANIFEST, _encode(grown))
+            return grown
         rejects = self.path / REJECTS
         extends = {
             "inputs": [file.path for file in before.inputs],
@@ -280,7 +293,7 @@ class StageFolder:
         }
         journal = b"".join(msgspec.json.encode(shard) + b"\n" for shard in before.shards)
         write_atomically(self.path / _JOURNAL, journal)
-        grown = msgspec.structs.replace(self._manifest, extends=extends)
+        grown = msgspec.structs.replace(self._manifest, resolved=before.resolved, extends=extends)
         write_atomically(self.path / MANIFEST, _encode(grown))
         return grown
 

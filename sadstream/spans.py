@@ -90,7 +90,7 @@ def segment_logs(config: SegmentConfig, progress: Progress) -> dict[str, Any]:
         options = msgspec.to_builtins(config)
         decisive = {key: value for key, value in options.items() if key not in ("logs", "out")}
         decisive["remote"] = [file.path for file in files if "://" in file.path]
-        folder = StageFolder(out, "segment", decisive, describe_inputs(inputs, out), may_grow=True)
+        folder = StageFolder(out, "segment", decisive, describe_inputs(inputs, out), may_grow="by-input")
         if folder.done is not None:
             return {**folder.done.totals, "out": config.out, "already_done": True}
         totals = _write_spans(files, formats, config, folder, progress)

@@ -4,48 +4,45 @@ Imports no torch until there is something to ask, so a finished folder is recogn
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 import polars as pl
 
-from sadstream.codec import TeacherArrays, encode_teacher_sample
-from sadstream.errors import ConfigError
+from sadstream.codec import MOST_DRAWS, Mode
+from sadstream.errors import ConfigError, ManifestError
 from sadstream.manifest import (
     MANIFEST,
-    Input,
     StageFolder,
-    describe_inputs,
+    config_hash,
     folder_written_atomically,
     index_name,
+    load_manifest,
     read_manifest,
 )
 from sadstream.model_files import model_fingerprint, resolve_model, tokenizer_fingerprint, window_length
 from sadstream.progress import Progress
-from sadstream.shards import Sample, sample_key, write_shard
-from sadstream.spans import INDEX_SCHEMA
-from sadstream.tokens import ACT, REASON
+from sadstream.score import KINDS
+from sadstream.shards import Sample, write_shard
+from sadstream.teacher_index import (
+    TEACHER_INDEX,
+    asked_windows,
+    first_of,
+    teacher_sample,
+    teacher_totals,
+    tokens_in,
+    window_key,
+)
 from sadstream.windows import Job, Positions, plan_windows
+from sadstream_schemas import InputFile, Manifest, Shard
 
 # An interrupted run loses at most one shard: some minutes of a CPU, seconds of a GPU.
 _SHARD_TOKENS = 32_768
-
-TEACHER_INDEX: dict[str, pl.DataType] = {
-    **INDEX_SCHEMA,
-    "window": pl.Int64(),
-    "n_tokens": pl.Int64(),
-    "n_supervised_reason": pl.Int64(),
-    "n_supervised_act": pl.Int64(),
-    "n_supervised_other": pl.Int64(),
-    "entropy": pl.Float64(),
-    "tail_mass": pl.Float64(),
-    "n_teacher_bytes": pl.Int64(),
-    "cut_prompt": pl.Boolean(),
-    "cut_step": pl.Boolean(),
-}
+# Windows that a plan asks the teacher about, to know how long all will take.
+_TIMED_WINDOWS = 3
 
 
 class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +53,9 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
         teacher: a model, as `model_files.resolve_model` takes it.
         out: folder for the teacher shards.
         top_k: ids kept a token.
+        top_p: of these, only those that are needed for this share of the mass.
+        mode: `top-k`, or `sample`: ids drawn from the full distribution.
+        draws: how many a token, where they are drawn.
         positions: `supervised`: what the agent wrote; `all`: every token, for flat token-level distillation.
         max_length: tokens a window; 0 is what the teacher can take, at most 8192.
         device: `auto`, `cpu`, `cuda`, `cuda:N`.
@@ -68,6 +68,9 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
     teacher: str
     out: str
     top_k: int = 32
+    top_p: float = 1.0
+    mode: Mode = "top-k"
+    draws: int = 50
     positions: Positions = "supervised"
     max_length: int = 0
     device: str = "auto"
@@ -76,10 +79,19 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
     limit: int = 0
 
 
+class Question(NamedTuple):
+    """A window to ask about, with its key and how many samples have that key before it."""
+
+    job: Job
+    key: str
+    occurrence: int
+
+
 def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     """Ask the teacher about the supervised tokens of span shards, and write teacher shards.
 
-    A finished shard is never asked again; a finished folder is left as it is.
+    A window that was asked about is never asked again: not of a finished shard, and not where the span folder grew or
+    was made again in another order. A finished folder is left as it is.
 
     Returns:
         The summary: keys as `sadstream cache-teacher --json` prints them.
@@ -88,104 +100,187 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     """
     begin = time.monotonic()
     spans, out = Path(config.spans), Path(config.out)
-    read_manifest(spans, "segment")
+    manifest = read_manifest(spans, "segment")
     _check(config)
     teacher_path = resolve_model(config.teacher, lambda note: progress(0, None, "tokens", note))
-    max_length = window_length(config.max_length, teacher_path)
-    decisive = {
-        "teacher_fingerprint": model_fingerprint(teacher_path),
-        "tokenizer_fingerprint": tokenizer_fingerprint(teacher_path),
-        "top_k": config.top_k,
-        "positions": config.positions,
-        "max_length": max_length,
-        "device": config.device,
-        "dtype": config.dtype,
-        "batch_tokens": config.batch_tokens,
-        "limit": config.limit,
-    }
-    inputs = describe_inputs([Input(MANIFEST, spans / MANIFEST)], out)
-    folder = StageFolder(out, "cache-teacher", decisive, inputs)
+    decisive = _decisive(config, teacher_path)
+    inputs, options = _span_shards(spans, manifest), config_hash(decisive)
+
+    def check_none_is_gone(shards: list[Shard]) -> None:
+        _check_none_is_gone(out, shards, _plan(config, _tokenizer(teacher_path), decisive), options, progress)
+
+    finished = _finished(out, options)
+    if finished is not None and finished.inputs != inputs:
+        # Before the folder is opened: it stays finished if it cannot be extended.
+        check_none_is_gone(finished.shards)
+    folder = StageFolder(out, "cache-teacher", decisive, inputs, may_grow="by-key")
     if folder.done is not None:
         return {**folder.done.totals, "out": config.out, "already_done": True}
+    if folder.extends.get("was_unfinished"):
+        check_none_is_gone(folder.shards)
 
     progress(0, None, "tokens", "loading torch and the teacher")
-    from sadstream.ask import ask
-    from sadstream.models import load_model, load_tokenizer, pick_device, pick_dtype
-
-    device = pick_device(config.device)
-    dtype = pick_dtype(config.dtype, device)
-    folder.resolve({"device": device.type, "dtype": str(dtype).removeprefix("torch.")})
-    tokenizer = load_tokenizer(teacher_path)
-    model = load_model(teacher_path, device, dtype)
-    vocab_size = int(model.get_output_embeddings().weight.shape[0])
-    if not 1 <= config.top_k <= vocab_size:
-        raise ConfigError(
-            f"--top-k {config.top_k}: the teacher's vocabulary has {vocab_size}", hint="32 is a good number"
-        )
+    tokenizer = _tokenizer(teacher_path)
+    asked = asked_windows(out, folder.shards)
+    teacher = _Teacher(config, teacher_path, len(tokenizer))
+    folder.resolve({"device": teacher.device.type, "dtype": str(teacher.dtype).removeprefix("torch.")})
     if not (out / "tokenizer").is_dir():
         with folder_written_atomically(out / "tokenizer") as target:
             tokenizer.save_pretrained(target)
-    progress(0, None, "tokens", "counting")
-    total = _count_tokens(spans, tokenizer, max_length, config)
-    n_done = _tokens_in(folder)
-    n_asked = 0
+    n_chars = _n_chars(spans, manifest)
+    n_done, n_asked = tokens_in(folder), 0
+    tally: Counter[str] = Counter()
     asking = time.monotonic()
-    jobs = _plan(spans, tokenizer, max_length, config)
-    for number, shard in enumerate(_by_tokens(jobs)):
-        if number < len(folder.shards):
-            continue
+    jobs = _tallied(_plan(config, tokenizer, decisive), tally)
+    for shard in _by_tokens(_unasked(jobs, asked, options)):
+        # Windows are cut while they are asked: how many tokens come is told from characters.
+        total = round(tally["tokens"] * max(1.0, n_chars / max(1, tally["chars"])))
         samples: dict[int, Sample] = {}
-        for batch in _batches(shard, config.batch_tokens, is_cpu=device.type == "cpu"):
-            for place, arrays in zip(batch, ask(model, [shard[i] for i in batch], config.top_k), strict=True):
-                samples[place] = _sample(shard[place], arrays, vocab_size)
-                n_asked += len(arrays.token_ids)
-            progress(n_done + n_asked, total, "tokens", f"asking the teacher, shard {number}")
+        for batch in _batches([q.job for q in shard], config.batch_tokens, is_cpu=teacher.device.type == "cpu"):
+            for place, sample in zip(batch, teacher.samples([shard[i] for i in batch]), strict=True):
+                samples[place] = sample
+                n_asked += sample.row["n_tokens"]
+            progress(n_done + n_asked, total, "tokens", f"asking the teacher, shard {len(folder.shards)}")
         write_shard(folder, [samples[i] for i in range(len(shard))], TEACHER_INDEX)
     if not folder.shards:
         raise ConfigError(f"{spans}: no supervised token in it", hint="`sadstream inspect` shows what it holds")
     seconds = time.monotonic() - asking
     # Its name and not where it lies: the same teacher elsewhere gives the same folder.
     name = Path(config.teacher).resolve().name if Path(config.teacher).exists() else config.teacher
-    totals = {"teacher": name, **_totals(folder)}
+    totals = {"teacher": name, **teacher_totals(folder)}
     folder.finish(totals, sorted(f"tokenizer/{p.name}" for p in (out / "tokenizer").iterdir()))
     return {
         **totals,
+        "n_tokens_asked": n_asked,
         "tokens_per_second": round(n_asked / seconds, 1) if n_asked else None,
         "seconds": round(time.monotonic() - begin, 1),
         "out": config.out,
     }
 
 
+class _Teacher:
+    """The loaded teacher, and what is kept of its answers."""
+
+    def __init__(self, config: CacheConfig, path: Path, n_named: int) -> None:
+        from sadstream.ask import Kept
+        from sadstream.models import load_model, pick_device, pick_dtype
+
+        self.device = pick_device(config.device)
+        self.dtype = pick_dtype(config.dtype, self.device)
+        self._model = load_model(path, self.device, self.dtype)
+        # Heads are padded beyond what their tokenizer knows, each to a size of its own: those ids are never named.
+        n_named = min(n_named, int(self._model.get_output_embeddings().weight.shape[0]))
+        if config.top_k > n_named:
+            raise ConfigError(
+                f"--top-k {config.top_k}: the teacher's vocabulary has {n_named}", hint="32 is a good number"
+            )
+        n_draws = config.draws if config.mode == "sample" else 0
+        self._kept = Kept(config.top_k, n_named, config.top_p, n_draws)
+
+    def samples(self, questions: list[Question]) -> list[Sample]:
+        """The answers to some questions, asked together."""
+        from sadstream.ask import ask
+
+        return [
+            teacher_sample(
+                question.job,
+                arrays,
+                teacher_key=question.key,
+                occurrence=question.occurrence,
+                vocab_size=self._kept.n_named,
+                n_draws=self._kept.n_draws,
+            )
+            for question, arrays in zip(
+                questions, ask(self._model, [q.job for q in questions], self._kept), strict=True
+            )
+        ]
+
+
 def plan_cache(config: CacheConfig, progress: Progress) -> dict[str, Any]:
-    """What `cache_teacher` would do: nothing is loaded but the tokenizer, nothing is asked.
+    """What `cache_teacher` would do; a few windows are asked to time them, and nothing is written.
 
     Returns:
-        `n_windows`, `n_tokens`, `n_supervised`, `n_bytes` (estimated on disk) and `max_length`.
+        Of what is not in the folder yet: `n_windows`, `n_tokens`, `n_supervised`, `n_bytes` (on disk, from those
+        asked), `tokens_per_second` (of those asked), `hours`; and `max_length`.
     Raises:
         SadstreamError: as `cache_teacher`.
     """
-    spans = Path(config.spans)
-    read_manifest(spans, "segment")
+    read_manifest(Path(config.spans), "segment")
     _check(config)
-    from sadstream.models import load_tokenizer
-
     path = resolve_model(config.teacher, lambda note: progress(0, None, "windows", note))
-    tokenizer, max_length = load_tokenizer(path), window_length(config.max_length, path)
+    decisive, tokenizer = _decisive(config, path), _tokenizer(path)
+    options = config_hash(decisive)
     n_windows = n_tokens = n_supervised = 0
-    for job in _plan(spans, tokenizer, max_length, config):
+    timed: list[Question] = []
+    finished = _finished(Path(config.out), options)
+    asked = asked_windows(Path(config.out), finished.shards if finished else [])
+    for question in _unasked(_plan(config, tokenizer, decisive), asked, options):
         n_windows += 1
-        n_tokens += len(job.token_ids)
-        n_supervised += int(job.window.supervised.sum())
+        n_tokens += len(question.job.token_ids)
+        n_supervised += int(question.job.window.supervised.sum())
+        # The first of the windows, one of whatever length comes in each doubling of their number.
+        if n_windows & (n_windows - 1) == 0:
+            timed = [*timed, question][-_TIMED_WINDOWS:]
         progress(n_windows, None, "windows", "counting")
-    # Measured at K = 32 on SmolLM2: 2.5 bytes an id and code, 10 for the rest; tokens and headers beside them.
-    n_bytes = round(n_supervised * (2.2 * config.top_k + 8) + n_tokens * 3 + n_windows * 1200)
-    return {
+    summary: dict[str, Any] = {
         "n_windows": n_windows,
         "n_tokens": n_tokens,
         "n_supervised": n_supervised,
-        "n_bytes": n_bytes,
-        "max_length": max_length,
+        "n_bytes": 0,
+        "max_length": decisive["max_length"],
+        "tokens_per_second": None,
+        "hours": 0.0,
     }
+    if not timed:
+        return summary
+    progress(n_windows, n_windows, "windows", f"timing the teacher on {len(timed)} of them")
+    teacher = _Teacher(config, path, len(tokenizer))
+    teacher.samples(timed[:1])  # the first call pays for what later ones find ready
+    begin = time.monotonic()
+    samples = [sample for question in timed for sample in teacher.samples([question])]
+    seconds = time.monotonic() - begin
+    rate = sum(sample.row["n_tokens"] for sample in samples) / seconds
+    n_timed = sum(int(question.job.window.supervised.sum()) for question in timed)
+    a_token = sum(sample.row["n_teacher_bytes"] for sample in samples) / n_timed
+    beside = sum(len(sample.data) - sample.row["n_teacher_bytes"] for sample in samples)
+    # Beside the teacher's values: tokens and kinds; a tar header and padding, and a row of the index.
+    n_bytes = n_supervised * a_token + n_windows * (beside / len(samples) + 1200)
+    return {
+        **summary,
+        "n_bytes": round(n_bytes),
+        "tokens_per_second": round(rate, 1),
+        "hours": round(n_tokens / rate / 3600, 3),
+    }
+
+
+def _decisive(config: CacheConfig, teacher: Path) -> dict[str, Any]:
+    """The options that decide what the teacher is asked and what is kept; how it is batched does not."""
+    decisive = {
+        "teacher_fingerprint": model_fingerprint(teacher),
+        "tokenizer_fingerprint": tokenizer_fingerprint(teacher),
+        "mode": config.mode,
+        "positions": config.positions,
+        "max_length": window_length(config.max_length, teacher),
+        "device": config.device,
+        "dtype": config.dtype,
+        "limit": config.limit,
+    }
+    kept = {"draws": config.draws} if config.mode == "sample" else {"top_k": config.top_k, "top_p": config.top_p}
+    return {**decisive, **kept}
+
+
+def _span_shards(spans: Path, manifest: Manifest) -> list[InputFile]:
+    """Tars and indexes, as their manifest has them: an index says on which side of the holdout a run stands."""
+    files = []
+    for shard in manifest.shards:
+        index = index_name(shard.name)
+        files.append(InputFile(path=shard.name, n_bytes=shard.n_bytes, sha256=shard.sha256))
+        files.append(InputFile(path=index, n_bytes=_size(spans / index), sha256=shard.index_sha256))
+    return files
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0  # reading it will say that it is missing
 
 
 def _check(config: CacheConfig) -> None:
@@ -194,32 +289,101 @@ def _check(config: CacheConfig) -> None:
         ("--max-length", config.max_length or 2, 2),
         ("--batch-tokens", config.batch_tokens, 0),
         ("--limit", config.limit, 0),
+        ("--draws", config.draws, 1),
     ):
         if value < least:
             raise ConfigError(f"{name} {value}: at least {least}", hint="leave it out for the default")
-    if config.positions not in ("supervised", "all"):
-        raise ConfigError(f"--positions {config.positions}: unknown", hint="supervised or all")
+    if config.draws > MOST_DRAWS:
+        raise ConfigError(f"--draws {config.draws}: at most {MOST_DRAWS}", hint="50 are usual")
+    if not 0 < config.top_p <= 1:
+        raise ConfigError(f"--top-p {config.top_p}: not a share of the mass", hint="above 0, and 1 to keep all --top-k")
+    for name, given, known in (
+        ("--positions", config.positions, ("supervised", "all")),
+        ("--mode", config.mode, ("top-k", "sample")),
+    ):
+        if given not in known:
+            raise ConfigError(f"{name} {given}: unknown", hint=" or ".join(known))
+    if config.mode == "sample" and config.top_p < 1:
+        raise ConfigError("--top-p: what was drawn is not cut", hint="leave out --top-p or --mode sample")
 
 
-def _plan(spans: Path, tokenizer: Any, max_length: int, config: CacheConfig) -> Iterator[Job]:
-    return plan_windows(spans, tokenizer, max_length=max_length, positions=config.positions, limit=config.limit)
+def _plan(config: CacheConfig, tokenizer: Any, decisive: dict[str, Any]) -> Iterator[Job]:
+    return plan_windows(
+        Path(config.spans),
+        tokenizer,
+        max_length=decisive["max_length"],
+        positions=config.positions,
+        limit=config.limit,
+    )
 
 
-def _count_tokens(spans: Path, tokenizer: Any, max_length: int, config: CacheConfig) -> int:
-    return sum(len(job.token_ids) for job in _plan(spans, tokenizer, max_length, config))
+def _n_chars(spans: Path, manifest: Manifest) -> int:
+    names = [spans / index_name(shard.name) for shard in manifest.shards]
+    chars = pl.sum_horizontal(f"n_chars_{kind}" for kind in KINDS)
+    return int(pl.scan_parquet(names).select(chars.sum()).collect().item()) if names else 0
 
 
-def _tokens_in(folder: StageFolder) -> int:
-    names = [folder.path / index_name(shard.name) for shard in folder.shards]
-    return int(pl.scan_parquet(names).select(pl.col("n_tokens").sum()).collect().item()) if names else 0
-
-
-def _by_tokens(jobs: Iterator[Job]) -> Iterator[list[Job]]:
-    shard: list[Job] = []
-    n_tokens = 0
+def _tallied(jobs: Iterator[Job], tally: Counter[str]) -> Iterator[Job]:
+    """The jobs as they are, their tokens and their trajectories' characters counted as they pass."""
+    last = None
     for job in jobs:
-        shard.append(job)
-        n_tokens += len(job.token_ids)
+        tally["tokens"] += len(job.token_ids)
+        tally["chars"] += len(job.trajectory.text) if job.trajectory.id != last else 0
+        last = job.trajectory.id
+        yield job
+
+
+def _unasked(jobs: Iterator[Job], asked: Counter[str], options: str) -> Iterator[Question]:
+    """Those windows that are not among the ones asked, as many times as they are lacking."""
+    met: Counter[str] = Counter()
+    for job in jobs:
+        key = window_key(job, options)
+        met[key] += 1
+        if met[key] > asked[key]:
+            yield Question(job, key, met[key] - 1)
+
+
+def _check_none_is_gone(out: Path, shards: list[Shard], jobs: Iterator[Job], options: str, progress: Progress) -> None:
+    """Refuse to extend a cache by spans that lack some of what it holds: it would train on what was taken out.
+
+    Raises:
+        ManifestError: names the first such trajectory.
+    """
+    left = asked_windows(out, shards)
+    for number, job in enumerate(jobs):
+        left[window_key(job, options)] -= 1
+        progress(number, None, "windows", "comparing with what was asked")
+    gone = +left
+    if gone:
+        first = first_of(out, shards, set(gone))
+        raise ManifestError(
+            f"{out}: {gone.total()} of its windows are not in the spans any more, or on the other side of "
+            f"--holdout; the first is of {first}",
+            hint="only what is added is asked for: choose another --out, or delete this folder",
+        )
+
+
+def _finished(out: Path, options: str) -> Manifest | None:
+    """The manifest of a finished folder of the same teacher and options, if `out` is one."""
+    if not (out / MANIFEST).exists():
+        return None
+    manifest = load_manifest(out)
+    is_it = manifest.stage == "cache-teacher" and manifest.config_hash == options and manifest.complete
+    return manifest if is_it else None
+
+
+def _tokenizer(path: Path) -> Any:
+    from sadstream.models import load_tokenizer
+
+    return load_tokenizer(path)
+
+
+def _by_tokens(questions: Iterator[Question]) -> Iterator[list[Question]]:
+    shard: list[Question] = []
+    n_tokens = 0
+    for question in questions:
+        shard.append(question)
+        n_tokens += len(question.job.token_ids)
         if n_tokens >= _SHARD_TOKENS:
             yield shard
             shard, n_tokens = [], 0
@@ -238,59 +402,3 @@ def _batches(jobs: list[Job], batch_tokens: int, *, is_cpu: bool) -> Iterator[li
         batch.append(index)
     if batch:
         yield batch
-
-
-def _sample(job: Job, arrays: TeacherArrays, vocab_size: int) -> Sample:
-    data, n_teacher_bytes = encode_teacher_sample(
-        arrays, trajectory_id=job.trajectory.id, window=job.number, vocab_size=vocab_size
-    )
-    kinds = job.kinds[arrays.positions]
-    n_reason, n_act = int((kinds == REASON).sum()), int((kinds == ACT).sum())
-    row = {
-        # A folder of spans that was made before a column was thought of lacks it.
-        **{name: job.row.get(name) for name in INDEX_SCHEMA},
-        "window": job.number,
-        "n_tokens": len(arrays.token_ids),
-        "n_supervised_reason": n_reason,
-        "n_supervised_act": n_act,
-        "n_supervised_other": len(kinds) - n_reason - n_act,
-        "entropy": float(arrays.entropy.mean()),
-        "tail_mass": float(np.exp(arrays.log_tail).mean()),
-        "n_teacher_bytes": n_teacher_bytes,
-        "cut_prompt": job.window.cut_prompt,
-        "cut_step": job.window.cut_step,
-    }
-    return Sample(sample_key(job.trajectory.id, str(job.number)), "msgpack", data, row)
-
-
-def _totals(folder: StageFolder) -> dict[str, Any]:
-    names = [folder.path / index_name(shard.name) for shard in folder.shards]
-    supervised = pl.sum_horizontal("n_supervised_reason", "n_supervised_act", "n_supervised_other")
-    row = (
-        pl.scan_parquet(names)
-        .select(
-            n_samples=pl.len(),
-            n_tokens=pl.col("n_tokens").sum(),
-            reason=pl.col("n_supervised_reason").sum(),
-            act=pl.col("n_supervised_act").sum(),
-            n_bytes=pl.col("n_teacher_bytes").sum(),
-            supervised=supervised.sum(),
-            tail=(pl.col("tail_mass") * supervised).sum(),
-            entropy=(pl.col("entropy") * supervised).sum(),
-            n_cut_prompts=pl.col("cut_prompt").sum(),
-            n_cut_steps=pl.col("cut_step").sum(),
-        )
-        .collect()
-        .row(0, named=True)
-    )
-    return {
-        "n_samples": row["n_samples"],
-        "n_tokens": row["n_tokens"],
-        "n_supervised": {"reason": row["reason"], "act": row["act"]},
-        "bytes_per_supervised_token": round(row["n_bytes"] / row["supervised"], 2),
-        "mean_tail_mass": round(row["tail"] / row["supervised"], 5),
-        "mean_entropy_nats": round(row["entropy"] / row["supervised"], 4),
-        "n_cut_prompts": row["n_cut_prompts"],
-        "n_cut_steps": row["n_cut_steps"],
-        "n_shards": len(folder.shards),
-    }

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from sadstream.doctor import check_before_training
 from sadstream.errors import ConfigError, ManifestError, ModelError
 from sadstream.manifest import MANIFEST, Input, StageFolder, describe_inputs, read_manifest, verify, write_atomically
 from sadstream.model_files import model_fingerprint, resolve_model, tokenizer_fingerprint
@@ -36,6 +37,11 @@ def train(config: TrainConfig, progress: Progress) -> dict[str, Any]:
             f"--kd-tokens all: {shards} holds the teacher's word on supervised tokens only",
             hint="make a cache for it: sadstream cache-teacher SPANS --teacher MODEL --positions all --out DIR",
         )
+    if manifest.config.get("mode") == "sample" and config.divergence != "forward-kl":
+        raise ConfigError(
+            f"--divergence {config.divergence}: {shards} holds drawn ids, whose shares are right on average only",
+            hint="forward-kl has the right gradient on average; the others need a cache of --mode top-k",
+        )
     student = resolve_model(config.student, lambda note: progress(0, None, "updates", note))
     if tokenizer_fingerprint(student) != manifest.config["tokenizer_fingerprint"]:
         raise ModelError(
@@ -54,6 +60,7 @@ def train(config: TrainConfig, progress: Progress) -> dict[str, Any]:
     damaged = verify(shards, manifest, lambda name: progress(0, None, "updates", f"verifying, {name}"))
     if damaged:
         raise ManifestError(f"{shards}: {damaged[0]}", hint="make the folder again, or copy it whole")
+    check_before_training(shards, manifest)
     write_atomically(out / "config.toml", to_toml(options).encode())
 
     progress(0, None, "updates", "loading torch and the student")

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sadstream import losses
+from sadstream.ask import distribution
 from sadstream.errors import ConfigError, ShapeError
 from sadstream.losses import hard_loss, soft_loss, span_weights, token_losses, weighted_loss
 from tests.strategies import Teacher, teacher_of, topk
@@ -14,11 +15,17 @@ from tests.strategies import Teacher, teacher_of, topk
 DIVERGENCES = ("forward-kl", "reverse-kl", "jsd")
 
 
+def filled_up(arrays):
+    """As the codec gives rows back: an entry that names no id repeats the row's first."""
+    kept = ~np.isneginf(arrays.topk_logprobs)
+    return arrays._replace(topk_ids=np.where(kept, arrays.topk_ids, arrays.topk_ids[:, :1]))
+
+
 def targets_of(teacher: Teacher) -> dict[str, torch.Tensor]:
     arrays = teacher.arrays
     return {
         "tokens": torch.from_numpy(arrays.token_ids[arrays.positions]),
-        "topk_ids": torch.from_numpy(arrays.topk_ids),
+        "topk_ids": torch.from_numpy(filled_up(arrays).topk_ids),
         "topk_logprobs": torch.from_numpy(arrays.topk_logprobs),
         "tail_mass": torch.from_numpy(np.exp(arrays.log_tail)),
     }
@@ -41,12 +48,13 @@ def oracle(divergence: str, teacher: Teacher, logits: torch.Tensor) -> torch.Ten
     p_full = torch.from_numpy(teacher.logits).softmax(-1)
     q_full = logits.softmax(-1)
     ids = torch.from_numpy(teacher.arrays.topk_ids)
-    outside = torch.ones_like(p_full).scatter(-1, ids, 0)
+    # An entry of -inf names no id: what it would name is outside like all others.
+    is_named = ~torch.from_numpy(teacher.arrays.topk_logprobs).isneginf()
+    outside = torch.ones_like(p_full).scatter(-1, ids, 0).scatter_add(-1, ids, (~is_named).double())
     buckets = []
     for full in (p_full, q_full):
         rest = (full * outside).sum(-1, keepdim=True)
-        top = full.gather(-1, ids)
-        buckets.append(torch.cat([top, rest], -1) if ids.shape[1] < full.shape[1] else top)
+        buckets.append(torch.cat([full.gather(-1, ids) * is_named, rest], -1))
     p, q = buckets
     if divergence == "forward-kl":
         return x_log_x_over_y(p, q).sum(-1)
@@ -338,3 +346,46 @@ def test_losses_of_half_precision_logits_are_computed_in_float32(loss):
     values = loss(logits, targets)
     assert values.dtype == torch.float32
     torch.testing.assert_close(values, loss(logits.float(), targets), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@given(teacher=topk(max_vocab=300, max_scale=8), mass=st.floats(0.01, 0.99), seed=st.integers(0, 2**32 - 1))
+def test_rows_cut_by_mass_have_the_dense_value_and_gradient_of_their_own_buckets(divergence, teacher, mass, seed):
+    probs = np.exp(teacher.arrays.topk_logprobs.astype(np.float64))
+    dropped = np.cumsum(probs, axis=1) - probs >= mass
+    arrays = teacher.arrays._replace(
+        topk_logprobs=np.where(dropped, -np.inf, teacher.arrays.topk_logprobs).astype(np.float32),
+        log_tail=np.log(np.exp(teacher.arrays.log_tail) + (probs * dropped).sum(1) + 1e-300).astype(np.float32),
+    )
+    cut = teacher._replace(arrays=arrays)
+    logits = student_of(teacher, seed, 3.0)
+    exact_logits = logits.clone().requires_grad_()
+    exact = oracle(divergence, cut, exact_logits)
+    ours_logits = logits.float().requires_grad_()
+    ours = soft_loss(divergence)(ours_logits, targets_of(cut))
+    torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        gradient(ours, ours_logits).double(), gradient(exact, exact_logits), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_drawn_targets_have_the_gradient_of_dense_cross_entropy_on_average():
+    torch.manual_seed(0)
+    teacher, student = torch.randn(6, 40) * 2, torch.randn(6, 40) * 2
+    wanted = student.softmax(-1) - teacher.softmax(-1)
+    total = torch.zeros_like(student)
+    n_rounds, n_draws = 400, 50
+    for number in range(n_rounds):
+        ids, logprobs, log_tail, *_ = distribution(
+            teacher, torch.zeros(6, dtype=torch.int64), 32, n_draws=n_draws, seed=number
+        )
+        assert torch.allclose(logprobs.exp().sum(-1), torch.ones(6))
+        targets = {"topk_ids": ids, "topk_logprobs": logprobs, "tail_mass": log_tail.exp()}
+        logits = student.clone().requires_grad_()
+        found = gradient(soft_loss("forward-kl")(logits, targets), logits)
+        shares = torch.zeros(6, 40).scatter_add(-1, ids, logprobs.exp())
+        torch.testing.assert_close(found, student.softmax(-1) - shares, rtol=1e-4, atol=1e-5)
+        total += found
+    # Five standard errors of a share of draws.
+    p = teacher.softmax(-1)
+    assert ((total / n_rounds - wanted).abs() < 5 * (p * (1 - p) / (n_rounds * n_draws)).sqrt() + 1e-5).all()

@@ -302,7 +302,7 @@ def test_another_tokenizer_is_refused(tiny_cache, tmp_path):
     assert "prune-student" in error.value.hint
 
 
-def test_a_head_padded_to_another_size_serves_while_it_has_the_teachers_ids(tiny_cache, tiny_spans, tmp_path):
+def test_heads_padded_to_different_sizes_serve_each_other(tiny_cache, tiny_spans, tmp_path):
     vocab_size = len(tiny.make_tokenizer())
     wide = tiny.save_model(tiny.llama_config(vocab_size + 24), tmp_path / "wide")
     narrow = tiny.save_model(tiny.llama_config(vocab_size), tmp_path / "narrow")
@@ -310,8 +310,8 @@ def test_a_head_padded_to_another_size_serves_while_it_has_the_teachers_ids(tiny
     cache_teacher(
         CacheConfig(spans=str(tiny_spans), teacher=str(wide), out=str(tmp_path / "cache"), top_k=32, limit=12), silent
     )
-    with pytest.raises(ModelError, match=rf"the teacher's ids reach 3\d\d, and the student's head has {vocab_size}"):
-        run(tmp_path / "cache", narrow, tmp_path / "other")
+    # The teacher's padding is named nowhere in the cache: its mass is in the tail.
+    assert run(tmp_path / "cache", narrow, tmp_path / "other")["n_updates"] == 3
 
 
 def test_a_folder_of_spans_is_refused_with_what_takes_it(tiny_spans, tiny_student, tmp_path):

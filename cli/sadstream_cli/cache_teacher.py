@@ -16,6 +16,17 @@ from sadstream_cli.output import ProgressLine, json_option, print_facts, print_j
     "--top-k", default=32, show_default=True, help="Ids kept a token; the mass outside is kept as one number."
 )
 @click.option(
+    "--top-p", default=1.0, show_default=True, help="Of the top k, only those needed for this share of the mass."
+)
+@click.option(
+    "--mode",
+    type=click.Choice(["top-k", "sample"]),
+    default="top-k",
+    show_default=True,
+    help="Keep the likeliest ids, or draw ids (unbiased; for forward KL).",
+)
+@click.option("--draws", default=50, show_default=True, help="Ids drawn a token with --mode sample.")
+@click.option(
     "--positions",
     type=click.Choice(["supervised", "all"]),
     default="supervised",
@@ -27,14 +38,17 @@ from sadstream_cli.output import ProgressLine, json_option, print_facts, print_j
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
 @click.option("--batch-tokens", default=0, help="Padded tokens a batch.  [default: CPU one window, GPU 16384]")
 @click.option("--limit", default=0, help="Windows at most, to try things out.  [default: all]")
-@click.option("--dry-run", is_flag=True, help="Only count windows, tokens and bytes.")
+@click.option(
+    "--dry-run", is_flag=True, help="Write nothing: count what is to be asked, and time the teacher on 3 windows."
+)
 @json_option
 def command(as_json: bool, dry_run: bool, **options: Any) -> None:
     """Ask the teacher, once, about every token that will be supervised.
 
     SPANS is the folder that `sadstream segment` wrote. For each token of a REASON or ACT span the teacher's top-k
     logprobs, the mass outside them, its entropy and the logged token's logprob are stored. Runs longer than the
-    teacher's context are cut at step boundaries into windows that repeat the prompt.
+    teacher's context are cut at step boundaries into windows that repeat the prompt. Add logs to SPANS and run the same
+    line again: only windows that were not asked about are.
 
     \b
     Example:
@@ -56,6 +70,8 @@ def command(as_json: bool, dry_run: bool, **options: Any) -> None:
                 ("tokens", summary["n_tokens"]),
                 ("supervised tokens", summary["n_supervised"]),
                 ("bytes on disk, about", summary["n_bytes"]),
+                ("tokens a second, of 3 windows", summary["tokens_per_second"]),
+                ("hours, about", summary["hours"]),
                 ("tokens a window at most", summary["max_length"]),
             ]
         )

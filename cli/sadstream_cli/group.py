@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-_COMMANDS = ("segment", "prune-student", "cache-teacher", "train", "collect", "inspect", "schema")
+_COMMANDS = ("segment", "prune-student", "cache-teacher", "doctor", "train", "collect", "inspect", "schema")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 

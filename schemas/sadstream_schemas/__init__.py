@@ -1,7 +1,7 @@
 """The records that sadstream's files hold. Imports msgspec and nothing else, so a log producer can use them alone."""
 
 from sadstream_schemas.manifest import InputFile, Manifest, Shard
-from sadstream_schemas.teacher_sample import TeacherSample
+from sadstream_schemas.teacher_sample import TeacherSample, TeacherSample1
 from sadstream_schemas.trajectory import (
     Author,
     Ending,
@@ -20,6 +20,7 @@ from sadstream_schemas.versions import (
     decode_json,
     decode_msgpack,
     json_schema,
+    read_teacher_sample,
 )
 
 __all__ = [
@@ -38,8 +39,10 @@ __all__ = [
     "Span",
     "Syntax",
     "TeacherSample",
+    "TeacherSample1",
     "Trajectory",
     "decode_json",
     "decode_msgpack",
     "json_schema",
+    "read_teacher_sample",
 ]

@@ -5,11 +5,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from sadstream_schemas.manifest import Manifest
-from sadstream_schemas.teacher_sample import TeacherSample
+from sadstream_schemas.teacher_sample import TeacherSample, TeacherSample1
 from sadstream_schemas.trajectory import Span, Trajectory
 
 TRAJECTORY_VERSION = 1
-TEACHER_SAMPLE_VERSION = 1
+TEACHER_SAMPLE_VERSION = 2
 MANIFEST_VERSION = 1
 
 RECORDS: dict[str, type[msgspec.Struct]] = {
@@ -65,6 +65,20 @@ def decode_msgpack(data: bytes, record: type[T]) -> T:
         msgspec.DecodeError: not msgpack, not such a record, or written by a newer version (the message says which).
     """
     return _decode(data, record, msgspec.msgpack.decode)
+
+
+def read_teacher_sample(data: bytes) -> TeacherSample | TeacherSample1:
+    """A teacher sample of any format that is read, from its msgpack.
+
+    Raises:
+        msgspec.DecodeError: as `decode_msgpack`.
+    """
+    try:
+        return decode_msgpack(data, TeacherSample)
+    except msgspec.ValidationError:
+        if msgspec.msgpack.decode(data, type=_Version).format_version == 1:
+            return msgspec.msgpack.decode(data, type=TeacherSample1)
+        raise
 
 
 def json_schema(name: str) -> dict[str, Any]:
