@@ -24,7 +24,7 @@ from sadstream.codec import encode_teacher_sample
 from sadstream.model_files import resolve_model
 from sadstream.models import load_model, load_tokenizer
 from sadstream.progress import silent
-from sadstream.windows import Job, plan_windows
+from sadstream.windows import Job, Plan, Positions, plan_windows
 
 
 def main() -> None:
@@ -41,10 +41,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         spans = Path(folder) / "spans"
         segment_logs(SegmentConfig(logs=(args.logs,), out=str(spans)), silent)
-        jobs, whole = (
-            list(plan_windows(spans, tokenizer, max_length=8192, positions=positions, limit=0))
-            for positions in ("supervised", "all")
-        )
+
+        def windows(positions: Positions) -> list[Job]:
+            plan = Plan(
+                tokenizer=tokenizer, template=None, render="text", max_length=8192, positions=positions, limit=0
+            )
+            return list(plan_windows(spans, plan))
+
+        jobs, whole = windows("supervised"), windows("all")
     every = len(jobs) / args.windows
     chosen = sorted((jobs[int(i * every)] for i in range(args.windows)), key=lambda job: len(job.token_ids))
     batches = [chosen[i : i + 4] for i in range(0, len(chosen), 4)]

@@ -96,8 +96,11 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return _DTYPES[name]
 
 
-def load_model(path: Path, device: torch.device, dtype: torch.dtype) -> Any:
-    """A causal language model of transformers, in evaluation mode; safetensors only, no code from the folder.
+def load_model(path: Path, device: torch.device, dtype: torch.dtype, *, trust_remote_code: bool = False) -> Any:
+    """A causal language model of transformers, in evaluation mode; safetensors only.
+
+    Args:
+        trust_remote_code: run what code the folder brings; only where the user asked for it.
 
     Raises:
         ModelError: it cannot be loaded, or its head is not one that this version can call by itself.
@@ -106,7 +109,9 @@ def load_model(path: Path, device: torch.device, dtype: torch.dtype) -> Any:
 
     try:
         with _quiet():
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True)
+            model = AutoModelForCausalLM.from_pretrained(
+                path, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
+            )
     except Exception as error:  # transformers raises many kinds for what is wrong in a folder
         reason = str(error).split("\n")[0]
         raise ModelError(f"{path}: cannot be loaded: {reason}", hint="a causal LM in safetensors is wanted") from error

@@ -10,7 +10,7 @@ from sadstream.errors import ModelError
 from sadstream.windows import Job
 
 
-def teacher_arrays(job: Job, said: Sequence[Mapping[int, float] | None], top_k: int) -> TeacherArrays:
+def teacher_arrays(job: Job, said: Sequence[Mapping[int, float] | None], top_k: int, n_named: int) -> TeacherArrays:
     """A teacher's answer from the logprobs that were given for each token of a prompt.
 
     The mass outside the top k is what is missing to 1, exact as far as the logprobs are. The entropy is that of the
@@ -19,6 +19,7 @@ def teacher_arrays(job: Job, said: Sequence[Mapping[int, float] | None], top_k: 
     Args:
         said: a token each: ids and logprobs in nats, of the likeliest and of the token itself; None for the first.
         top_k: ids wanted a token.
+        n_named: ids from here on are padding of the teacher's head: their mass is outside.
     Raises:
         ModelError: an answer that is none: too short, too few ids, not a logprob.
     """
@@ -27,14 +28,15 @@ def teacher_arrays(job: Job, said: Sequence[Mapping[int, float] | None], top_k: 
         raise ModelError(f"{where}: logprobs of {len(said)} tokens were given for {len(job.token_ids)}")
     positions = np.flatnonzero(job.window.supervised)
     ids = np.zeros((len(positions), top_k), np.int64)
-    logprobs = np.zeros((len(positions), top_k), np.float32)
+    logprobs = np.full((len(positions), top_k), -np.inf, np.float32)
     log_tail, entropy, token_logprobs = (np.zeros(len(positions), np.float32) for _ in range(3))
     for row, position in enumerate(positions.tolist()):
         found = said[position] or {}
         token = int(job.token_ids[position])
         # Equal logprobs by id, so that the same answer in another order gives the same bytes.
         best = sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))[:top_k]
-        if len(best) < top_k or token not in found:
+        best = [pair for pair in best if pair[0] < n_named]
+        if len(found) < top_k or token not in found or not best:
             raise ModelError(
                 f"{where}: logprobs of {len(found)} ids at token {position}, and {top_k} were asked for",
                 hint="a server caps how many it gives: a smaller --top-k, or `vllm serve --max-logprobs 64`",
@@ -43,7 +45,9 @@ def teacher_arrays(job: Job, said: Sequence[Mapping[int, float] | None], top_k: 
             raise ModelError(f"{where}: what the teacher says at token {position} are no logprobs: {best[:3]}")
         values = np.minimum([value for _, value in best], 0.0)
         tail = max(0.0, 1.0 - math.fsum(np.exp(values)))
-        ids[row], logprobs[row] = [number for number, _ in best], values
+        # A row with fewer ids repeats its first without any mass.
+        ids[row] = best[0][0]
+        ids[row, : len(best)], logprobs[row, : len(best)] = [number for number, _ in best], values
         log_tail[row] = math.log(tail) if tail > 0 else -math.inf
         with np.errstate(invalid="ignore"):
             entropy[row] = -np.nansum(np.exp(values) * values) - (tail * math.log(tail) if tail > 0 else 0.0)

@@ -16,18 +16,22 @@ from sadstream.errors import EndpointError, ModelError
 from sadstream.prompt_logprobs import teacher_arrays
 from sadstream.windows import Job
 
+# They batch by themselves: enough to keep them busy, and little enough to show progress.
+_SIDE_BY_SIDE = 65_536
+
 
 class VllmTeacher:
     """A model in vLLM, offline, in this process.
 
     Args:
-        path: the model's folder. top_k: ids a token. max_length: tokens a window at most.
+        path: the model's folder. n_named: ids from here on are never named. top_k: ids a token.
+        max_length: tokens a window at most.
         dtype: as vLLM names it; `auto` is the model's own on a GPU and bfloat16 on a CPU.
     Raises:
         ModelError: vLLM is not installed, or does not take the model.
     """
 
-    def __init__(self, path: Path, *, top_k: int, max_length: int, dtype: str) -> None:
+    def __init__(self, path: Path, *, n_named: int, top_k: int, max_length: int, dtype: str, trust: bool) -> None:
         # Its lines would drown ours; what goes wrong is raised.
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         try:
@@ -42,11 +46,11 @@ class VllmTeacher:
             # On a CPU it would take nearly all memory for its cache, which one pass over a prompt does not use.
             options = {"dtype": "bfloat16" if dtype == "auto" else dtype, "gpu_memory_utilization": 0.3}
             options["enforce_eager"] = True
-        self._top_k = top_k
+        self._top_k, self._n_named = top_k, n_named
         try:
             # One token more than a window: vLLM always writes one.
             self._model = vllm.LLM(
-                str(path), max_model_len=max_length + 1, max_logprobs=top_k, disable_log_stats=True, **options
+                str(path), max_model_len=max_length + 1, max_logprobs=top_k, trust_remote_code=trust, **options
             )
         except Exception as error:  # vLLM raises many kinds for what a model or a machine lacks
             reason = str(error).split("\n")[0]
@@ -55,13 +59,14 @@ class VllmTeacher:
             ) from error
         self._sampling = vllm.SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=top_k, detokenize=False)
         self.facts = {"backend": f"vllm {vllm.__version__}", "dtype": options["dtype"]}
+        self.batch_tokens = _SIDE_BY_SIDE
 
     def ask(self, jobs: Sequence[Job]) -> list[TeacherArrays]:
         """The teacher's answers to some windows, in their order."""
         prompts = [{"prompt_token_ids": job.token_ids.tolist()} for job in jobs]
         answers = self._model.generate(prompts, self._sampling, use_tqdm=False)
         return [
-            teacher_arrays(job, [_values(token) for token in answer.prompt_logprobs], self._top_k)
+            teacher_arrays(job, [_values(token) for token in answer.prompt_logprobs], self._top_k, self._n_named)
             for job, answer in zip(jobs, answers, strict=True)
         ]
 
@@ -75,17 +80,18 @@ class ServedTeacher:
 
     Args:
         endpoint: the server. model: the name it serves the model under; "" is the only one there.
-        top_k: ids a token. concurrency: requests side by side.
+        n_named: ids from here on are never named. top_k: ids a token. concurrency: requests side by side.
     Raises:
         EndpointError: no such server or model.
     """
 
-    def __init__(self, endpoint: Endpoint, *, model: str, top_k: int, concurrency: int) -> None:
+    def __init__(self, endpoint: Endpoint, *, model: str, n_named: int, top_k: int, concurrency: int) -> None:
         self._endpoint = endpoint
-        self._top_k = top_k
+        self._top_k, self._n_named = top_k, n_named
         self._concurrency = concurrency
         self._model = served_model(endpoint, model)
         self.facts = {"backend": "openai", "served_model": self._model}
+        self.batch_tokens = _SIDE_BY_SIDE
 
     def ask(self, jobs: Sequence[Job]) -> list[TeacherArrays]:
         """The teacher's answers to some windows, in their order."""
@@ -101,7 +107,7 @@ class ServedTeacher:
             "prompt_logprobs": self._top_k,
         }
         answer = request(self._endpoint, "/completions", payload)
-        return teacher_arrays(job, self._read(answer), self._top_k)
+        return teacher_arrays(job, self._read(answer), self._top_k, self._n_named)
 
     def _read(self, answer: Any) -> list[dict[int, float] | None]:
         try:

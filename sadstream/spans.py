@@ -277,7 +277,9 @@ def _seen_before(folder: StageFolder) -> tuple[Counter[str], set[str]]:
     if not n_shards:
         return Counter(), set()
     paths = [folder.path / index_name(shard.name) for shard in folder.shards[:n_shards]]
-    rows = pl.scan_parquet(paths).select("id", "file", "content_hash").collect()
+    # Shards of an earlier version may lack a column, or the first have one less than the others.
+    scan = pl.scan_parquet(paths, extra_columns="ignore", missing_columns="insert")
+    rows = scan.select("id", "file", "content_hash").collect()
     native = rows.filter(~pl.col("id").str.starts_with(pl.col("file") + "#"))
     return Counter(native["id"].to_list()), set(rows["content_hash"].to_list())
 

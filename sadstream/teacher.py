@@ -3,6 +3,7 @@
 Imports no torch until there is something to ask, so a finished folder is recognised at once.
 """
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ from typing import Any, NamedTuple
 import msgspec
 import polars as pl
 
+from sadstream.chat import read_template
 from sadstream.codec import MOST_DRAWS, Mode
-from sadstream.errors import ConfigError, ManifestError
+from sadstream.errors import ConfigError, ManifestError, RenderError
 from sadstream.manifest import (
     MANIFEST,
     StageFolder,
@@ -26,7 +28,7 @@ from sadstream.manifest import (
 from sadstream.model_files import model_fingerprint, resolve_model, tokenizer_fingerprint, window_length
 from sadstream.progress import Progress
 from sadstream.score import KINDS
-from sadstream.shards import Sample, write_shard
+from sadstream.shards import Sample, scan_index, write_shard
 from sadstream.teacher_index import (
     TEACHER_INDEX,
     asked_windows,
@@ -36,7 +38,8 @@ from sadstream.teacher_index import (
     tokens_in,
     window_key,
 )
-from sadstream.windows import Job, Positions, plan_windows
+from sadstream.teachers import Backend, Endpoint, LocalTeacher, ServedTeacher, Teacher, VllmTeacher
+from sadstream.windows import Job, Plan, Positions, Render, plan_windows
 from sadstream_schemas import InputFile, Manifest, Shard
 
 # An interrupted run loses at most one shard: some minutes of a CPU, seconds of a GPU.
@@ -60,6 +63,12 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
         max_length: tokens a window; 0 is what the teacher can take, at most 8192.
         device: `auto`, `cpu`, `cuda`, `cuda:N`.
         dtype: `auto`, `float32`, `bfloat16`, `float16`.
+        render: `auto`, `text` or `chat`; see `windows.Plan`.
+        backend: who answers: `transformers` or `vllm` in this process, or `openai`, a server.
+        endpoint: address of the server, up to and with `/v1`; `teacher` then gives tokenizer and configuration.
+        served_model: the name it serves the teacher under; "" is the only one there.
+        concurrency: requests side by side.
+        trust_remote_code: run what code the teacher's folder brings.
         batch_tokens: padded tokens a batch; 0 is one window at a time on a CPU, 16384 on a GPU.
         limit: windows at most; 0 is all.
     """
@@ -75,6 +84,12 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_length: int = 0
     device: str = "auto"
     dtype: str = "auto"
+    render: Render = "auto"
+    backend: Backend = "transformers"
+    endpoint: str = ""
+    served_model: str = ""
+    concurrency: int = 8
+    trust_remote_code: bool = False
     batch_tokens: int = 0
     limit: int = 0
 
@@ -122,8 +137,8 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     progress(0, None, "tokens", "loading torch and the teacher")
     tokenizer = _tokenizer(teacher_path)
     asked = asked_windows(out, folder.shards)
-    teacher = _Teacher(config, teacher_path, len(tokenizer))
-    folder.resolve({"device": teacher.device.type, "dtype": str(teacher.dtype).removeprefix("torch.")})
+    teacher, n_named = _teacher(config, teacher_path, len(tokenizer), decisive["max_length"]), len(tokenizer)
+    folder.resolve(teacher.facts)
     if not (out / "tokenizer").is_dir():
         with folder_written_atomically(out / "tokenizer") as target:
             tokenizer.save_pretrained(target)
@@ -136,8 +151,9 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
         # Windows are cut while they are asked: how many tokens come is told from characters.
         total = round(tally["tokens"] * max(1.0, n_chars / max(1, tally["chars"])))
         samples: dict[int, Sample] = {}
-        for batch in _batches([q.job for q in shard], config.batch_tokens, is_cpu=teacher.device.type == "cpu"):
-            for place, sample in zip(batch, teacher.samples([shard[i] for i in batch]), strict=True):
+        for batch in _batches([q.job for q in shard], config.batch_tokens or teacher.batch_tokens):
+            answers = _samples(config, teacher, n_named, [shard[i] for i in batch])
+            for place, sample in zip(batch, answers, strict=True):
                 samples[place] = sample
                 n_asked += sample.row["n_tokens"]
             progress(n_done + n_asked, total, "tokens", f"asking the teacher, shard {len(folder.shards)}")
@@ -158,42 +174,50 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     }
 
 
-class _Teacher:
-    """The loaded teacher, and what is kept of its answers."""
+def _teacher(config: CacheConfig, path: Path, n_named: int, max_length: int) -> Teacher:
+    if config.backend == "vllm":
+        return VllmTeacher(
+            path,
+            n_named=n_named,
+            top_k=config.top_k,
+            max_length=max_length,
+            dtype=config.dtype,
+            trust=config.trust_remote_code,
+        )
+    if config.backend == "openai":
+        endpoint = Endpoint(config.endpoint)
+        return ServedTeacher(
+            endpoint, model=config.served_model, n_named=n_named, top_k=config.top_k, concurrency=config.concurrency
+        )
+    return LocalTeacher(
+        path,
+        n_named=n_named,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        n_draws=_n_draws(config),
+        device=config.device,
+        dtype=config.dtype,
+        trust=config.trust_remote_code,
+    )
 
-    def __init__(self, config: CacheConfig, path: Path, n_named: int) -> None:
-        from sadstream.ask import Kept
-        from sadstream.models import load_model, pick_device, pick_dtype
 
-        self.device = pick_device(config.device)
-        self.dtype = pick_dtype(config.dtype, self.device)
-        self._model = load_model(path, self.device, self.dtype)
-        # Heads are padded beyond what their tokenizer knows, each to a size of its own: those ids are never named.
-        n_named = min(n_named, int(self._model.get_output_embeddings().weight.shape[0]))
-        if config.top_k > n_named:
-            raise ConfigError(
-                f"--top-k {config.top_k}: the teacher's vocabulary has {n_named}", hint="32 is a good number"
-            )
-        n_draws = config.draws if config.mode == "sample" else 0
-        self._kept = Kept(config.top_k, n_named, config.top_p, n_draws)
+def _n_draws(config: CacheConfig) -> int:
+    return config.draws if config.mode == "sample" else 0
 
-    def samples(self, questions: list[Question]) -> list[Sample]:
-        """The answers to some questions, asked together."""
-        from sadstream.ask import ask
 
-        return [
-            teacher_sample(
-                question.job,
-                arrays,
-                teacher_key=question.key,
-                occurrence=question.occurrence,
-                vocab_size=self._kept.n_named,
-                n_draws=self._kept.n_draws,
-            )
-            for question, arrays in zip(
-                questions, ask(self._model, [q.job for q in questions], self._kept), strict=True
-            )
-        ]
+def _samples(config: CacheConfig, teacher: Teacher, n_named: int, questions: list[Question]) -> list[Sample]:
+    """The answers to some questions, asked together."""
+    return [
+        teacher_sample(
+            question.job,
+            arrays,
+            teacher_key=question.key,
+            occurrence=question.occurrence,
+            vocab_size=n_named,
+            n_draws=_n_draws(config),
+        )
+        for question, arrays in zip(questions, teacher.ask([q.job for q in questions]), strict=True)
+    ]
 
 
 def plan_cache(config: CacheConfig, progress: Progress) -> dict[str, Any]:
@@ -234,10 +258,10 @@ def plan_cache(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     if not timed:
         return summary
     progress(n_windows, n_windows, "windows", f"timing the teacher on {len(timed)} of them")
-    teacher = _Teacher(config, path, len(tokenizer))
-    teacher.samples(timed[:1])  # the first call pays for what later ones find ready
+    teacher, n_named = _teacher(config, path, len(tokenizer), decisive["max_length"]), len(tokenizer)
+    _samples(config, teacher, n_named, timed[:1])  # the first call pays for what later ones find ready
     begin = time.monotonic()
-    samples = [sample for question in timed for sample in teacher.samples([question])]
+    samples = [sample for question in timed for sample in _samples(config, teacher, n_named, [question])]
     seconds = time.monotonic() - begin
     rate = sum(sample.row["n_tokens"] for sample in samples) / seconds
     n_timed = sum(int(question.job.window.supervised.sum()) for question in timed)
@@ -264,6 +288,8 @@ def _decisive(config: CacheConfig, teacher: Path) -> dict[str, Any]:
         "device": config.device,
         "dtype": config.dtype,
         "limit": config.limit,
+        "render": config.render,
+        "backend": config.backend,
     }
     kept = {"draws": config.draws} if config.mode == "sample" else {"top_k": config.top_k, "top_p": config.top_p}
     return {**decisive, **kept}
@@ -300,27 +326,41 @@ def _check(config: CacheConfig) -> None:
     for name, given, known in (
         ("--positions", config.positions, ("supervised", "all")),
         ("--mode", config.mode, ("top-k", "sample")),
+        ("--render", config.render, ("auto", "text", "chat")),
+        ("--backend", config.backend, ("transformers", "vllm", "openai")),
     ):
         if given not in known:
             raise ConfigError(f"{name} {given}: unknown", hint=" or ".join(known))
     if config.mode == "sample" and config.top_p < 1:
         raise ConfigError("--top-p: what was drawn is not cut", hint="leave out --top-p or --mode sample")
+    if config.backend != "transformers" and (config.mode == "sample" or config.top_p < 1):
+        raise ConfigError(
+            f"--backend {config.backend}: gives the top k alone", hint="--mode sample and --top-p go with transformers"
+        )
+    if bool(config.endpoint) != (config.backend == "openai"):
+        raise ConfigError("--endpoint and --backend openai go together", hint="--endpoint http://localhost:8000/v1")
 
 
 def _plan(config: CacheConfig, tokenizer: Any, decisive: dict[str, Any]) -> Iterator[Job]:
-    return plan_windows(
-        Path(config.spans),
-        tokenizer,
+    template = None
+    if config.render == "chat" or (config.render == "auto" and tokenizer.chat_template):
+        # `auto` takes what the template can do, and `chat` says what it cannot.
+        with contextlib.suppress(*([RenderError] if config.render == "auto" else [])):
+            template = read_template(tokenizer, config.teacher)
+    plan = Plan(
+        tokenizer=tokenizer,
+        template=template,
+        render=config.render,
         max_length=decisive["max_length"],
         positions=config.positions,
         limit=config.limit,
     )
+    return plan_windows(Path(config.spans), plan)
 
 
 def _n_chars(spans: Path, manifest: Manifest) -> int:
-    names = [spans / index_name(shard.name) for shard in manifest.shards]
     chars = pl.sum_horizontal(f"n_chars_{kind}" for kind in KINDS)
-    return int(pl.scan_parquet(names).select(chars.sum()).collect().item()) if names else 0
+    return int(scan_index(spans).select(chars.sum()).collect().item()) if manifest.shards else 0
 
 
 def _tallied(jobs: Iterator[Job], tally: Counter[str]) -> Iterator[Job]:
@@ -391,9 +431,8 @@ def _by_tokens(questions: Iterator[Question]) -> Iterator[list[Question]]:
         yield shard
 
 
-def _batches(jobs: list[Job], batch_tokens: int, *, is_cpu: bool) -> Iterator[list[int]]:
+def _batches(jobs: list[Job], budget: int) -> Iterator[list[int]]:
     """Indices of jobs to ask together. A function of the jobs alone, so a continued run asks as an undisturbed one."""
-    budget = batch_tokens or (1 if is_cpu else 16_384)
     batch: list[int] = []
     for index in sorted(range(len(jobs)), key=lambda i: len(jobs[i].token_ids)):
         if batch and (len(batch) + 1) * len(jobs[index].token_ids) > budget:

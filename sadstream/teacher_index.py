@@ -19,6 +19,7 @@ from sadstream_schemas import Shard
 TEACHER_INDEX: dict[str, pl.DataType] = {
     **INDEX_SCHEMA,
     "teacher_key": pl.String(),
+    "render": pl.String(),
     "window": pl.Int64(),
     "n_tokens": pl.Int64(),
     "n_supervised_reason": pl.Int64(),
@@ -79,6 +80,7 @@ def teacher_sample(
         # A folder of spans that was made before a column was thought of lacks it.
         **{name: job.row.get(name) for name in INDEX_SCHEMA},
         "teacher_key": teacher_key,
+        "render": job.render,
         "window": job.number,
         "n_tokens": len(arrays.token_ids),
         "n_supervised_reason": n_reason,
@@ -116,6 +118,7 @@ def teacher_totals(folder: StageFolder) -> dict[str, Any]:
             entropy=(pl.col("entropy") * supervised).sum(),
             n_cut_prompts=pl.col("cut_prompt").sum(),
             n_cut_steps=pl.col("cut_step").sum(),
+            n_chat=(pl.col("render") == "chat").sum(),
         )
         .collect()
         .row(0, named=True)
@@ -129,5 +132,6 @@ def teacher_totals(folder: StageFolder) -> dict[str, Any]:
         "mean_entropy_nats": round(row["entropy"] / row["supervised"], 4),
         "n_cut_prompts": row["n_cut_prompts"],
         "n_cut_steps": row["n_cut_steps"],
+        "n_rendered": {"text": row["n_samples"] - row["n_chat"], "chat": row["n_chat"]},
         "n_shards": len(folder.shards),
     }

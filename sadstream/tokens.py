@@ -1,18 +1,29 @@
 """Character spans to token kinds, and long trajectories to windows. NumPy only."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sadstream_schemas import Span
+from sadstream_schemas import Kind
 
 CONTEXT, REASON, ACT, OBSERVATION = range(4)
 KIND_CODES = {"context": CONTEXT, "reason": REASON, "act": ACT, "observation": OBSERVATION}
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+
+
+class Cut(Protocol):
+    """What a piece of a text is: a `sadstream.Span`, or a piece of a rendered chat."""
+
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def stop(self) -> int: ...
+    @property
+    def step(self) -> int | None: ...
 
 
 class TokenKinds(NamedTuple):
@@ -27,7 +38,7 @@ class TokenKinds(NamedTuple):
     steps: NDArray[np.int32]
 
 
-def token_kinds(offsets: Any, is_special: Any, spans: Sequence[Span]) -> TokenKinds:
+def token_kinds(offsets: Any, is_special: Any, spans: Sequence[Cut]) -> TokenKinds:
     """Kind and step of each token, by the span that holds its first code point.
 
     Args:

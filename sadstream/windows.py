@@ -8,18 +8,27 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sadstream.chat import Rendering, Template, render_chat
+from sadstream.errors import RenderError
 from sadstream.manifest import read_manifest
 from sadstream.shards import decode_trajectory, iter_shard, read_index
 from sadstream.tokens import Window, cut_windows, supervised_tokens, token_kinds
 from sadstream_schemas import Trajectory
 
 Positions = Literal["supervised", "all"]
+Render = Literal["auto", "text", "chat"]
 
 
 class Job(NamedTuple):
-    """A window to ask the teacher about."""
+    """A window to ask the teacher about.
+
+    Attributes:
+        render: `text`: the trajectory's own text; `chat`: through the tokenizer's chat template.
+        number: of the window in its trajectory, from 0.
+    """
 
     trajectory: Trajectory
+    render: Literal["text", "chat"]
     row: dict[str, Any]
     number: int
     window: Window
@@ -34,30 +43,87 @@ def _trajectories(spans: Path) -> Iterator[tuple[Trajectory, dict[str, Any]]]:
             yield decode_trajectory(data, f"{spans / shard.name}: sample {key}"), row
 
 
-def plan_windows(spans: Path, tokenizer: Any, *, max_length: int, positions: Positions, limit: int) -> Iterator[Job]:
+class Plan(NamedTuple):
+    """How trajectories become windows.
+
+    Attributes:
+        tokenizer: a fast one of transformers.
+        template: its chat template; None where it has none or none is wanted.
+        render: `auto`: what was logged as messages goes through the template if that takes it, all else is text.
+        max_length: tokens a window at most.
+        positions: which tokens are asked about.
+        limit: windows at most; 0 is all.
+    """
+
+    tokenizer: Any
+    template: Template | None
+    render: Render
+    max_length: int
+    positions: Positions
+    limit: int
+
+
+def plan_windows(spans: Path, plan: Plan) -> Iterator[Job]:
     """The windows of a folder of span shards, in their order.
 
-    Args:
-        tokenizer: a fast one of transformers. limit: windows at most; 0 is all.
+    Raises:
+        RenderError: `render` is `chat` and the template does not take a trajectory; names it and the part.
     """
-    jobs = (
-        job
-        for trajectory, row in _trajectories(spans)
-        for job in _windows(trajectory, row, tokenizer, max_length, positions)
-    )
-    return islice(jobs, limit) if limit else jobs
+    jobs = (job for trajectory, row in _trajectories(spans) for job in _windows(trajectory, row, plan))
+    return islice(jobs, plan.limit) if plan.limit else jobs
 
 
-def _windows(
-    trajectory: Trajectory, row: dict[str, Any], tokenizer: Any, max_length: int, positions: Positions
-) -> Iterator[Job]:
-    encoded = tokenizer(trajectory.text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
-    token_ids = np.array(encoded["input_ids"], np.int64)
-    kinds, steps = token_kinds(encoded["offset_mapping"], encoded["special_tokens_mask"], trajectory.spans)
-    supervised = supervised_tokens(kinds, everything=positions == "all")
-    # The first token is never supervised, so it counts as prompt even where the agent wrote it.
-    written = np.flatnonzero(supervised_tokens(kinds))
-    prompt_stop = int(written[0]) if len(written) else len(kinds)
-    for number, window in enumerate(cut_windows(supervised, steps, max_length, prompt_stop=prompt_stop)):
-        at = window.tokens
-        yield Job(trajectory, row, number, window, token_ids[at], kinds[at], steps[at])
+def _windows(trajectory: Trajectory, row: dict[str, Any], plan: Plan) -> Iterator[Job]:
+    rendered = _rendered(trajectory, plan)
+    render: Literal["text", "chat"] = "text" if rendered is None else "chat"
+    number = 0
+    for token_ids, kinds, steps in _tokens(trajectory, plan, rendered):
+        supervised = supervised_tokens(kinds, everything=plan.positions == "all")
+        # The first token is never supervised, so it counts as prompt even where the agent wrote it.
+        written = np.flatnonzero(supervised_tokens(kinds))
+        prompt_stop = int(written[0]) if len(written) else len(kinds)
+        for window in cut_windows(supervised, steps, plan.max_length, prompt_stop=prompt_stop):
+            at = window.tokens
+            yield Job(trajectory, render, row, number, window, token_ids[at], kinds[at], steps[at])
+            number += 1
+
+
+def _rendered(trajectory: Trajectory, plan: Plan) -> list[Rendering] | None:
+    if plan.template is None or plan.render == "text":
+        return None
+    if plan.render == "auto" and not _logged_as_messages(trajectory):
+        return None
+    try:
+        return render_chat(trajectory, plan.template)
+    except RenderError as error:
+        if plan.render == "auto":
+            return None
+        raise RenderError(
+            f"{trajectory.id}: {error}", hint="--render auto renders what the template does not take as text"
+        ) from error
+
+
+def _logged_as_messages(trajectory: Trajectory) -> bool:
+    # A chat that is logged as one string in a template's own marks is text: its marks would be written twice.
+    marked = trajectory.source.format.startswith("chatml")
+    return not marked and any(span.message is not None for span in trajectory.spans)
+
+
+_Tokens = tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.int32]]
+
+
+def _tokens(trajectory: Trajectory, plan: Plan, rendered: list[Rendering] | None) -> Iterator[_Tokens]:
+    """Ids, kinds and steps of each text of a trajectory."""
+    if rendered is None:
+        encoded = plan.tokenizer(
+            trajectory.text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False
+        )
+        kinds, steps = token_kinds(encoded["offset_mapping"], encoded["special_tokens_mask"], trajectory.spans)
+        yield np.array(encoded["input_ids"], np.int64), kinds, steps
+        return
+    for rendering in rendered:
+        # Special tokens stand in the text, and the one that ends a turn of the agent's is learnt.
+        encoded = plan.tokenizer(rendering.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        token_ids = np.array(encoded["input_ids"], np.int64)
+        kinds, steps = token_kinds(encoded["offset_mapping"], np.zeros(len(token_ids), bool), rendering.cuts)
+        yield token_ids, kinds, steps

@@ -34,6 +34,24 @@ from sadstream_cli.output import ProgressLine, json_option, print_facts, print_j
     help="Ask about what the agent wrote, or about every token (for flat token-level distillation).",
 )
 @click.option("--max-length", default=0, help="Tokens a window.  [default: what the teacher takes, at most 8192]")
+@click.option(
+    "--render",
+    type=click.Choice(["auto", "text", "chat"]),
+    default="auto",
+    show_default=True,
+    help="Text as it stands, or messages through the tokenizer's chat template; auto follows the log.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["transformers", "vllm", "openai"]),
+    default="transformers",
+    show_default=True,
+    help="Who answers: a model here (transformers, vLLM), or a server that gives prompt logprobs (vLLM's).",
+)
+@click.option("--endpoint", default="", help="Address of the server, such as http://localhost:8000/v1.")
+@click.option("--served-model", default="", help="The server's name for the teacher.  [default: its only one]")
+@click.option("--concurrency", default=8, show_default=True, help="Requests to the server side by side.")
+@click.option("--trust-remote-code", is_flag=True, help="Run code that the teacher's folder brings.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
 @click.option("--batch-tokens", default=0, help="Padded tokens a batch.  [default: CPU one window, GPU 16384]")
@@ -48,11 +66,14 @@ def command(as_json: bool, dry_run: bool, **options: Any) -> None:
     SPANS is the folder that `sadstream segment` wrote. For each token of a REASON or ACT span the teacher's top-k
     logprobs, the mass outside them, its entropy and the logged token's logprob are stored. Runs longer than the
     teacher's context are cut at step boundaries into windows that repeat the prompt. Add logs to SPANS and run the same
-    line again: only windows that were not asked about are.
+    line again: only windows that were not asked about are. With a server, --teacher gives the tokenizer, and the key
+    is read from OPENAI_API_KEY.
 
     \b
     Example:
       sadstream cache-teacher spans --teacher smollm2-135m --out teacher
+    With a server:
+      sadstream cache-teacher spans --teacher DIR --backend openai --endpoint http://localhost:8000/v1 --out teacher
     """
     from sadstream.teacher import CacheConfig, cache_teacher, plan_cache
 
@@ -86,6 +107,7 @@ def command(as_json: bool, dry_run: bool, **options: Any) -> None:
             ("bytes a supervised token", summary["bytes_per_supervised_token"]),
             ("mean tail mass", summary["mean_tail_mass"]),
             ("mean entropy, nats", summary["mean_entropy_nats"]),
+            ("windows through the chat template", summary["n_rendered"]["chat"] or None),
             ("windows whose prompt was cut", summary["n_cut_prompts"] or None),
             ("windows that cut a step", summary["n_cut_steps"] or None),
             ("tokens a second", summary.get("tokens_per_second")),
