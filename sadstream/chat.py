@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from sadstream.errors import RenderError
-from sadstream.messages import Field, Message, Part, to_messages, tool_definitions
+from sadstream.messages import Field, Message, Part, in_order, to_messages, tool_definitions
 from sadstream_schemas import Kind, Trajectory
 
 Thinking = Literal["field", "inline", "opened"]
@@ -217,7 +217,8 @@ def _alternating(messages: Sequence[Message]) -> list[Message]:
         if before is not None and before.role == role and role in ("user", "assistant"):
             last = before.parts[-1]
             last = last._replace(text=last.text if last.text.endswith("\n") else f"{last.text}\n")
-            joined[-1] = before._replace(parts=(*before.parts[:-1], last, *message.parts))
+            parts = (*before.parts[:-1], last, *message.parts)
+            joined[-1] = before._replace(parts=in_order(parts))
         else:
             joined.append(message._replace(role=role))
     return joined

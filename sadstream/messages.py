@@ -89,6 +89,11 @@ def to_messages(trajectory: Trajectory) -> list[Message]:
 _ORDER: tuple[Field, ...] = ("reasoning", "content", "call")
 
 
+def in_order(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Parts in the order in which templates write a message: thinking, words, calls."""
+    return tuple(sorted(parts, key=lambda part: _ORDER.index(part.field)))
+
+
 def _follows(before: Sequence[Part], parts: Sequence[Part]) -> bool:
     """Whether two messages of the agent in a row are one turn: thinking, words and calls stay in this order."""
     return _ORDER.index(before[-1].field) <= _ORDER.index(parts[0].field)

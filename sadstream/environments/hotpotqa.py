@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import Literal
 
 from sadstream.environments.hotpotqa_data import Page, Question, read_questions
@@ -113,6 +114,14 @@ class HotPotQA:
 
     def admissible(self) -> None:
         """None: a title, a keyword and an answer are free text."""
+
+    def random_action(self, random: Random) -> str:
+        """A search for one of the question's pages, a look-up of a word of what was read last, or a word as answer."""
+        words = re.findall(r"\w+", self._observation) or ["nothing"]
+        page = random.choice(self.question.pages)
+        return random.choice(
+            [f"Search[{page.title}]", f"Lookup[{random.choice(words)}]", f"Finish[{random.choice(words)}]"]
+        )
 
     @property
     def question(self) -> Question:

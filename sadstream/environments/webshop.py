@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 
 from sadstream.environments.json_files import packaged, read_text
 from sadstream.environments.protocol import Reply, Style
@@ -33,8 +34,8 @@ class WebShop:
 
     The pages and the formula are the original's; the catalogue that comes along (1,468 products, 127 goals, all of
     them once solved by an agent) and its hidden attributes are not, so scores rank models here and say nothing beside
-    published ones. The tagger that tells nouns for a part of the reward is part of the name. An episode takes 15 turns,
-    thoughts among them; ReAct's 15 had the reset among them, so an agent there had 14.
+    published ones. The tagger that tells nouns for a part of the reward is part of the name. An episode takes 14 turns,
+    thoughts among them: ReAct's 15 had the reset among them.
 
     Args:
         data: a folder with the original's files (`items_shuffle*.json`, `items_ins_v2*.json`, `items_human_ins.json`,
@@ -49,7 +50,7 @@ class WebShop:
     """
 
     style: Style = "webshop"
-    max_steps = 15
+    max_steps = 14
     thoughts_count = True
 
     def __init__(
@@ -118,6 +119,12 @@ class WebShop:
         if self._task_id is None or self._page.kind == "start":
             return None
         return [f"click[{name}]" for name in self._clickables()]
+
+    def random_action(self, random: Random) -> str:
+        """A search for some of the instruction's words, where one can only search."""
+        words = self.goal.instruction.replace("[", " ").replace("]", " ").split()
+        chosen = sorted(random.sample(range(len(words)), min(len(words), random.randint(2, 5))))
+        return f"search[{' '.join(words[i] for i in chosen)}]"
 
     @property
     def goal(self) -> Goal:
