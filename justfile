@@ -22,9 +22,17 @@ schemas:
 demo:
     bash scripts/quickstart.sh
 
-# How fast logs are read: a folder of real logs as argument
-bench LOGS:
-    POLARS_MAX_THREADS=1 .venv/bin/python benchmarks/reading.py {{LOGS}}
+# Speed, as ratios against peers: segment LOGS, caching, stream, environments, training, acting, reading LOGS
+bench WHAT *ARGS:
+    OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 .venv/bin/python benchmarks/{{WHAT}}.py {{ARGS}}
+
+# Break modules on purpose; see whether their tests notice (segment, cut, labels, utf8, score, tokens, losses)
+mutate *ARGS:
+    nice .venv/bin/python scripts/mutate.py {{ARGS}}
+
+# Compare with the real thing, each in a venv of its own: alfworld, vllm, serve
+real WHAT *ARGS:
+    bash scripts/real_{{WHAT}}.sh {{ARGS}}
 
 # sdist and wheel
 build:

@@ -28,7 +28,10 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = {
-    "segment": ["tests/test_segment.py"],
+    "segment": ["tests/test_segment.py", "tests/test_cut.py"],
+    "cut": ["tests/test_segment.py", "tests/test_cut.py"],
+    "labels": ["tests/test_segment.py", "tests/test_cut.py"],
+    "utf8": ["tests/test_segment.py", "tests/test_cut.py"],
     "score": ["tests/test_score.py"],
     "tokens": ["tests/test_tokens.py"],
     "losses": ["tests/test_losses.py"],
