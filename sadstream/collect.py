@@ -4,20 +4,21 @@ import difflib
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from sadstream.environments.chosen import load_agent, load_environment
+from sadstream.environments.chosen import load_environment
 from sadstream.environments.protocol import Agent, Environment
 from sadstream.episode_log import EPISODES, EpisodeLine, EpisodeLog
-from sadstream.episodes import Episode, play
+from sadstream.episodes import Episode, Task, play_side_by_side
 from sadstream.errors import ConfigError, InputError, TaskError
 from sadstream.intervals import wilson
 from sadstream.manifest import Input, StageFolder, describe_inputs
 from sadstream.paths import TRAJECTORIES
+from sadstream.players import ModelOptions, PromptChoice, is_model, load_player, player_facts, with_guide
 from sadstream.progress import Progress
 from sadstream.transcripts import trajectory_of
 from sadstream_schemas import Source, Trajectory
@@ -30,7 +31,7 @@ class CollectConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         env: a name of `sadstream.environments.ENVIRONMENTS`, or `module:Class`.
-        agent: `expert`, `random`, or `module:Class`.
+        agent: `expert`, `random`, `module:Class`, or a model (a path, a hub name, or what `endpoint` calls it).
         out: folder for the trajectories.
         split: which of the environment's tasks. tasks: a file of ids, one a line, to play in that order; "" for all.
         limit: tasks at most, drawn by the seed (20 are among the 40 of the same seed); 0 is all.
@@ -39,6 +40,8 @@ class CollectConfig(msgspec.Struct, frozen=True, kw_only=True):
         keep: trajectories of `won` episodes, or of `all`.
         shuffle, data: options `shuffle` and `data` of the environment; 0 and "" leave them out.
         options, agent_options: further options of their classes, by name.
+        guide: a model or scripted player whose each turn is with probability `guide_share`; "" for none.
+        endpoint ... dtype: how models are asked, as `players.ModelOptions` has it.
     """
 
     env: str
@@ -55,6 +58,17 @@ class CollectConfig(msgspec.Struct, frozen=True, kw_only=True):
     data: str = ""
     options: dict[str, str] = {}
     agent_options: dict[str, str] = {}
+    guide: str = ""
+    guide_share: float = 0.5
+    endpoint: str = ""
+    prompt: PromptChoice = "auto"
+    constrain: bool = False
+    temperature: float = 0.0
+    max_new_tokens: int = 128
+    context: int = 0
+    seats: int = 16
+    device: str = "auto"
+    dtype: str = "auto"
 
 
 class Planned(NamedTuple):
@@ -73,23 +87,29 @@ def collect(config: CollectConfig, progress: Progress) -> dict[str, Any]:
         SadstreamError: environment, agent, tasks, options or the output folder are not as they should be.
     """
     begin = time.monotonic()
-    _check(config)
+    check_config(config)
     out = Path(config.out)
     options = msgspec.to_builtins(config)
-    decisive = {key: value for key, value in options.items() if key not in ("out", "tasks")}
-    named = _read_tasks(Path(config.tasks)) if config.tasks else None
+    decisive = {key: value for key, value in options.items() if key not in ("out", "tasks", "seats")}
+    named = read_tasks(Path(config.tasks)) if config.tasks else None
     inputs = [Input(Path(config.tasks).name, Path(config.tasks))] if config.tasks else []
     folder = StageFolder(out, "collect", decisive, describe_inputs(inputs, out))
     if folder.done is not None:
         return {**folder.done.totals, "out": config.out, "already_done": True}
     environment = load_environment(config.env, environment_options(config), seed=config.seed)
-    agent = load_agent(config.agent, config.env, config.agent_options)
+    asked = model_options(config)
+    agent = load_player(config.agent, config.env, config.agent_options, asked, noting(progress))
+    about = player_facts(agent, config.agent, asked)
+    if config.guide:
+        guide = load_player(config.guide, config.env, {}, asked, noting(progress))
+        about |= {f"guide_{name}": fact for name, fact in player_facts(guide, config.guide, asked).items()}
+        agent = with_guide(agent, guide, config.guide_share)
+        about |= {"agent": agent.name, "privileged": agent.privileged}
     tasks = drawn(chosen_tasks(environment, config.split, named, config.tasks), config.limit, config.seed)
     max_steps = config.max_steps or environment.max_steps
     facts = {
         "env": environment.name,
-        "agent": agent.name,
-        "privileged": agent.privileged,
+        **about,
         "max_steps": max_steps,
         "thoughts_count": environment.thoughts_count,
         "n_tasks": len(tasks),
@@ -97,57 +117,81 @@ def collect(config: CollectConfig, progress: Progress) -> dict[str, Any]:
     }
     folder.resolve(facts)
     plan = [Planned(task_id, number) for task_id in tasks for number in range(config.episodes_per_task)]
-    lines = _play_all(plan, environment, agent, max_steps, config, progress)
+    log = EpisodeLog(out)
+    n_seats = config.seats if is_model(config.agent, asked) else 1
+    n_kept = sum(line.kept for line in log.lines)
+    for episode, number in episodes_left(plan, log, environment, agent, config.seed, max_steps, n_seats, progress):
+        is_kept = config.keep == "all" or episode.success
+        trajectory = trajectory_by(agent, environment, episode, number, config.seed, n_kept) if is_kept else None
+        log.append(episode, number, trajectory)
+        n_kept += is_kept
+    log.close()
+    lines = log.lines
     totals = {**{k: v for k, v in facts.items() if k != "tasks_sha256"}, "split": config.split, **summary_of(lines)}
     folder.finish(totals, [TRAJECTORIES, EPISODES])
     return {**totals, "seconds": round(time.monotonic() - begin, 3), "out": config.out}
 
 
-def _play_all(
+def episodes_left(
     plan: Sequence[Planned],
+    log: EpisodeLog,
     environment: Environment,
     agent: Agent,
+    seed: int,
     max_steps: int,
-    config: CollectConfig,
+    n_seats: int,
     progress: Progress,
-) -> list[EpisodeLine]:
-    log = EpisodeLog(Path(config.out))
+) -> Iterator[tuple[Episode, int]]:
+    """Play what a log does not hold yet, and give each episode, and which play of its task it is, as it ends.
+
+    The caller appends each to the log before it asks for the next.
+    """
     known = {(line.task_id, line.number) for line in log.lines}
-    n_won, n_kept = (sum(getattr(line, name) for line in log.lines) for name in ("success", "kept"))
-    for planned in plan:
-        if planned in known:
-            continue
-        progress(len(log.lines), len(plan), "episodes", f"won {n_won}")
-        seed = episode_seed(config.seed, planned)
-        episode = play(environment, agent, planned.task_id, seed=seed, max_steps=max_steps)
-        kept = config.keep == "all" or episode.success
-        trajectory = _trajectory(episode, planned, environment, agent, config.seed, n_kept) if kept else None
-        log.append(episode, planned.number, trajectory)
-        n_won, n_kept = n_won + episode.success, n_kept + kept
+    left = [planned for planned in plan if planned not in known]
+    tasks = [Task(planned.task_id, episode_seed(seed, planned)) for planned in left]
+    n_won = sum(line.success for line in log.lines)
     progress(len(log.lines), len(plan), "episodes", f"won {n_won}")
-    log.close()
-    return log.lines
+    for place, episode in play_side_by_side(environment, agent, tasks, max_steps=max_steps, n_seats=n_seats):
+        n_won += episode.success
+        yield episode, left[place].number
+        progress(len(log.lines), len(plan), "episodes", f"won {n_won}")
 
 
-def _trajectory(
-    episode: Episode, planned: Planned, environment: Environment, agent: Agent, seed: int, record: int
+def trajectory_by(
+    agent: Agent, environment: Environment, episode: Episode, number: int, seed: int, record: int
 ) -> Trajectory:
+    """An episode's record.
+
+    Args:
+        number: which play of its task. seed: of the run. record: trajectories before it in the file.
+    """
     facts = {
         "environment": environment.name,
         "agent": agent.name,
         "privileged": agent.privileged,
         "task_type": episode.task_type,
         "seed": seed,
-        "episode": planned.number,
+        "episode": number,
         "n_turns": len(episode.turns),
         "n_invalid": sum(not turn.valid for turn in episode.turns),
+        **episode.notes,
     }
     return trajectory_of(
         episode,
-        id=f"{environment.name}/{agent.name}/{planned.task_id}/{seed}.{planned.number}",
+        id=f"{environment.name}/{agent.name}/{episode.task_id}/{seed}.{number}",
         source=Source(file=TRAJECTORIES, record=str(record), format="collect"),
         facts=facts,
     )
+
+
+def model_options(config: msgspec.Struct) -> ModelOptions:
+    """What a stage's options say of how models are asked."""
+    names = ModelOptions.__struct_fields__
+    return ModelOptions(**{name: getattr(config, name) for name in names if hasattr(config, name)})
+
+
+def noting(progress: Progress) -> Callable[[str], None]:
+    return lambda note: progress(0, None, "", note)
 
 
 def environment_options(config: CollectConfig) -> dict[str, str]:
@@ -235,7 +279,7 @@ def _measures(lines: Sequence[EpisodeLine]) -> dict[str, Any]:
     }
 
 
-def _read_tasks(path: Path) -> list[str]:
+def read_tasks(path: Path) -> list[str]:
     """Task ids, one a line; blank lines are passed over.
 
     Raises:
@@ -261,7 +305,7 @@ def _read_tasks(path: Path) -> list[str]:
     return list(seen)
 
 
-def _check(config: CollectConfig) -> None:
+def check_config(config: CollectConfig) -> None:
     """Refuse options out of range.
 
     Raises:

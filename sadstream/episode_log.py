@@ -24,6 +24,7 @@ class EpisodeLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     Attributes:
         number: which play of the task, from 0.
         n_turns: what the agent said; n_actions and n_thoughts: of these; n_invalid: actions that were not taken.
+        costs: what it took, where the agent says so.
         kept: whether its trajectory was written. n_bytes: size of `trajectories.jsonl` when it ended.
     """
 
@@ -41,6 +42,7 @@ class EpisodeLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     metrics: dict[str, float]
     kept: bool
     n_bytes: int
+    costs: dict[str, float] = {}
 
 
 def line_of(episode: Episode, *, number: int, kept: bool, n_bytes: int) -> EpisodeLine:
@@ -60,6 +62,7 @@ def line_of(episode: Episode, *, number: int, kept: bool, n_bytes: int) -> Episo
         metrics=episode.metrics,
         kept=kept,
         n_bytes=n_bytes,
+        costs=episode.costs,
     )
 
 

@@ -55,6 +55,9 @@ class Episode(NamedTuple):
         reward: in [0, 1]; of an episode that was cut off, what it had come to.
         ending: `finished` by the environment, or `halted` by the limit of steps.
         metrics: further measures, where the environment has a method `metrics` that gives them.
+        costs: what it took, where the agent has a method `costs` that says so.
+        notes: what else is to be known of it, where the agent has a method `notes(n_turns)` that says so; JSON
+            values.
     """
 
     task_id: str
@@ -66,6 +69,8 @@ class Episode(NamedTuple):
     reward: float
     ending: Ending
     metrics: dict[str, float]
+    costs: dict[str, float] = {}  # noqa: RUF012
+    notes: dict[str, Any] = {}  # noqa: RUF012
 
     @property
     def success(self) -> bool:
@@ -151,7 +156,7 @@ class Play:
         """
         style = self._environment.style
         with self._naming_the_place(self._agent):
-            thought, action = _said(style, decision)
+            thought, action = said(style, decision)
         if thought is not None and style in THOUGHT_REPLY:
             self._think(thought, THOUGHT_REPLY[style])
             thought = None
@@ -179,6 +184,10 @@ class Play:
             task_type = self._environment.task_type(self._task.task_id)
             measure = getattr(self._environment, "metrics", None)
             metrics = {name: float(value) for name, value in measure().items()} if measure is not None else {}
+        with self._naming_the_place(self._agent):
+            count, note = getattr(self._agent, "costs", None), getattr(self._agent, "notes", None)
+            costs = {name: float(value) for name, value in count().items()} if count is not None else {}
+            notes = dict(note(len(self.turns))) if note is not None else {}
         return Episode(
             task_id=self._task.task_id,
             task_type=task_type,
@@ -189,6 +198,8 @@ class Play:
             reward=self._reward,
             ending="finished" if self._done else "halted",
             metrics=metrics,
+            costs=costs,
+            notes=notes,
         )
 
     @contextlib.contextmanager
@@ -261,7 +272,7 @@ def play_side_by_side(
         seats = [(number, under_way) for number, under_way in seats if not under_way.over]
 
 
-def _said(style: Style, decision: Decision) -> tuple[str | None, str | None]:
+def said(style: Style, decision: Decision) -> tuple[str | None, str | None]:
     """Thought and action as lines; an action that the style takes for a thought is one.
 
     Raises:

@@ -52,6 +52,8 @@ def inspect_artefact(path: str | Path) -> list[Table]:
         return [*tables, *_teacher(path)]
     if manifest.stage == "train":
         return [*tables, *run_tables(manifest.totals)]
+    if manifest.stage == "evaluate":
+        return [*tables, *result_tables(manifest.totals)]
     if manifest.stage == "collect":
         return [*tables, *episode_tables(manifest.totals)]
     return tables
@@ -189,6 +191,66 @@ def episode_tables(totals: dict[str, Any]) -> list[Table]:
             }
         )
     return [Table(f"{totals['agent']} in {totals['env']}, split {totals['split']}", rows)]
+
+
+def result_tables(results: dict[str, Any]) -> list[Table]:
+    """What evaluated models came to: success by type of task, how they acted, and what sets them apart."""
+    models = results["models"]
+    success, acting, matches = [], [], []
+    for label, measures in models.items():
+        for name, part in {**measures["by_type"], "all": measures}.items():
+            success.append(
+                {
+                    "model": label,
+                    "task type": name,
+                    "episodes": part["n_episodes"],
+                    **_interval("success", part["success_rate"]),
+                    **_interval("reward", part["reward"]),
+                    "steps to success": part["steps_per_success"],
+                    "invalid actions": part["invalid_actions"],
+                }
+            )
+        acting.append(
+            {
+                "model": measures["agent"],
+                "reason tokens a step": measures["reason_tokens_per_step"],
+                "an episode": measures["reason_tokens_per_episode"],
+                "counted by": measures["reason_tokens_by"],
+                "loops": measures["loops"],
+                "never acted": measures["never_acted"],
+                "seconds a step": measures["seconds_per_step"],
+                "tokens a step": measures["tokens_per_step"],
+                "ended": measures["endings"],
+                "answers cut off": measures["costs"].get("n_cut_off", 0),
+                "no answer": measures["costs"].get("n_failed", 0),
+                "turns left out": measures["costs"].get("n_dropped", 0),
+            }
+        )
+        if measures["cot_match"] is not None:
+            matches.append({"model": label, **measures["cot_match"]})
+    tables = [
+        Table(f"{results['env']}, split {results['split']}: 95 % intervals", success),
+        Table("how they acted", acting),
+    ]
+    if matches:
+        tables.append(Table(f"CoT match with the reference: {results['rules']['cot_match']}", matches))
+    if results["differences"]:
+        rows = [
+            {
+                "second minus first": f"{row['second']} - {row['first']}",
+                "tasks": row["n_tasks"],
+                **_interval("success", row["success"]),
+                **_interval("reward", row["reward"]),
+            }
+            for row in results["differences"]
+        ]
+        tables.append(Table("differences on the same tasks: 95 % paired bootstrap over tasks", rows))
+    return tables
+
+
+def _interval(name: str, numbers: list[float]) -> dict[str, Any]:
+    middle, low, high = numbers
+    return {name: middle, f"{name} from": low, f"{name} to": high}
 
 
 def _round(value: float | None) -> float | None:

@@ -16,7 +16,7 @@ from sadstream.errors import ManifestError
 from sadstream.version import VERSION
 from sadstream_schemas import MANIFEST_VERSION, InputFile, Manifest, Shard, decode_json
 
-Stage = Literal["segment", "prune-student", "cache-teacher", "train", "collect"]
+Stage = Literal["segment", "prune-student", "cache-teacher", "train", "evaluate", "collect"]
 Growth = Literal["no", "by-input", "by-key"]
 MANIFEST = "manifest.json"
 REJECTS = "rejects.jsonl"
@@ -181,6 +181,7 @@ def _next_command(stage: str, folder: Path) -> str:
         "segment": f"sadstream cache-teacher {folder} --teacher MODEL --out DIR",
         "cache-teacher": f"sadstream train {folder} --student MODEL --out RUN",
         "train": f"sadstream inspect {folder}",
+        "evaluate": f"sadstream inspect {folder}",
         "collect": f"sadstream segment {folder} --out DIR",
     }
     return f"what takes this folder: `{after[stage]}`"
@@ -369,6 +370,19 @@ class StageFolder:
         if not before:
             self._manifest = msgspec.structs.replace(self._manifest, resolved=facts)
             write_atomically(self.path / MANIFEST, _encode(self._manifest))
+
+    def resolve_more(self, facts: dict[str, Any]) -> None:
+        """As `resolve`, where facts come to be known one after the other; those known before must be the same.
+
+        Raises:
+            ManifestError: an earlier run found otherwise.
+        """
+        before = self._manifest.resolved
+        shared = before.keys() & facts.keys()
+        self._manifest = msgspec.structs.replace(self._manifest, resolved={name: before[name] for name in shared})
+        self.resolve({name: facts[name] for name in shared})
+        self._manifest = msgspec.structs.replace(self._manifest, resolved={**before, **facts})
+        write_atomically(self.path / MANIFEST, _encode(self._manifest))
 
     def commit(self, shard: Shard) -> None:
         """Make a written shard part of the folder. Costs the same however many there are."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from sadstream.environments import Decision, Reply, Style
 from sadstream.errors import TaskError
+from sadstream.policies import Answer
 
 
 class Echo:
@@ -155,3 +156,25 @@ class NeedsMissing(Echo):
 
 class Nothing:
     """No environment at all."""
+
+
+class Saying:
+    """A writer that says given texts, each as the rounds of an episode come; it keeps what it was asked."""
+
+    name = "saying"
+    facts: dict[str, Any] = {}  # noqa: RUF012
+    can_choose = True
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = list(texts)
+        self.asked: list[Any] = []
+
+    def count_tokens(self, text: str) -> int:
+        return len(text)
+
+    def write(self, prompts: Sequence[Any]) -> list[Answer]:
+        self.asked += prompts
+        return [
+            Answer(p.choices[0] if p.choices else self._texts[p.seed[1] % len(self._texts)], 1, 1, p.n_dropped, False)
+            for p in prompts
+        ]

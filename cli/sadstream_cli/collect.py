@@ -5,31 +5,13 @@ from typing import Any
 
 import click
 
+from sadstream_cli.model_options import KeyValue, by_name, model_options
 from sadstream_cli.output import ProgressLine, json_option, print_facts, print_json, print_table
-
-
-class _KeyValue(click.ParamType):
-    name = "KEY=VALUE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        if isinstance(value, tuple):
-            return value
-        key, equals, rest = value.partition("=")
-        if not key or not equals:
-            self.fail(f"{value!r} is not KEY=VALUE", param, ctx)
-        return key, rest
-
-
-def _by_name(ctx: click.Context, param: click.Parameter, pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    given = dict(pairs)
-    if len(given) < len(pairs):
-        raise click.BadParameter("a key is given twice", ctx, param)
-    return given
 
 
 @click.command("collect")
 @click.option("--env", required=True, help="alfworld, hotpotqa, webshop, or module:Class of your own.")
-@click.option("--agent", required=True, help="expert, random, or module:Class of your own.")
+@click.option("--agent", required=True, help="expert, random, module:Class of your own, or MODEL.")
 @click.option("--out", required=True, type=click.Path(), help="New folder for the trajectories.")
 @click.option("--split", default="train", show_default=True, help="Which of the environment's tasks.")
 @click.option(
@@ -45,19 +27,22 @@ def _by_name(ctx: click.Context, param: click.Parameter, pairs: tuple[tuple[str,
 @click.option(
     "--option",
     "options",
-    type=_KeyValue(),
+    type=KeyValue(),
     multiple=True,
-    callback=_by_name,
+    callback=by_name,
     help="A further option of the environment's class; may be repeated.",
 )
 @click.option(
     "--agent-option",
     "agent_options",
-    type=_KeyValue(),
+    type=KeyValue(),
     multiple=True,
-    callback=_by_name,
+    callback=by_name,
     help="An option of the agent's class, as error_rate=0.1; may be repeated.",
 )
+@click.option("--guide", default="", help="expert or MODEL that takes some of the turns.  [default: none]")
+@click.option("--guide-share", default=0.5, show_default=True, help="Probability of a turn to be the guide's.")
+@model_options
 @json_option
 def command(as_json: bool, **options: Any) -> None:
     """Play tasks of an environment and write what the agent did as logs.
@@ -69,6 +54,7 @@ def command(as_json: bool, **options: Any) -> None:
     Example:
       sadstream collect --env alfworld --agent expert --limit 50 --out played
       sadstream segment played --out spans
+      sadstream collect --env alfworld --agent run/model --keep all --out on-policy
     """
     from sadstream.collect import CollectConfig, collect
     from sadstream.inspect import episode_tables

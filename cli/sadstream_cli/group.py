@@ -7,7 +7,17 @@ from typing import Any
 
 import click
 
-_COMMANDS = ("segment", "prune-student", "cache-teacher", "doctor", "train", "collect", "inspect", "schema")
+_COMMANDS = (
+    "segment",
+    "prune-student",
+    "cache-teacher",
+    "doctor",
+    "train",
+    "evaluate",
+    "collect",
+    "inspect",
+    "schema",
+)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -82,4 +92,5 @@ def cli() -> None:
       sadstream prune-student smollm2-135m --layers 10 --out student
       sadstream cache-teacher spans --teacher smollm2-135m --out teacher
       sadstream train teacher --student student --out run
+      sadstream evaluate run/model --env alfworld --out results
     """

@@ -27,7 +27,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What lies in a stage's output folder. A file that it does not name does not exist."""
 
     format_version: Annotated[int, Meta(ge=1)]
-    stage: Literal["segment", "prune-student", "cache-teacher", "train", "collect"]
+    stage: Literal["segment", "prune-student", "cache-teacher", "train", "evaluate", "collect"]
     sadstream_version: str
     config: Annotated[dict[str, Any], Meta(description="The options that decide the content.")]
     config_hash: str

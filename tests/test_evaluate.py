@@ -1,0 +1,271 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sadstream.collect import CollectConfig, collect
+from sadstream.episode_log import EPISODES, read_lines
+from sadstream.errors import ConfigError, EndpointError, ManifestError
+from sadstream.evaluate import PICTURE, RESULTS, EvaluateConfig, evaluate
+from sadstream.inspect import inspect_artefact, verify_artefact
+from sadstream.intervals import wilson
+from sadstream.paths import TRAJECTORIES
+from sadstream.progress import silent
+from sadstream.scores import cot_match, count_words, loops, mean_interval, measured, paired_differences, token_f1
+from sadstream.spans import SegmentConfig, segment_logs
+from sadstream_cli import cli
+from sadstream_schemas import Trajectory, decode_json
+from tests.servers import send, serving
+from tests.tiny import llama_config, make_tokenizer, save_model
+
+WORLD, WINNER = "tests.worlds:Echo", "tests.worlds:Winner"
+
+
+def judge(out, *models, progress=silent, **options):
+    given = {"env": WORLD, "split": "train", **options}
+    return evaluate(EvaluateConfig(models=list(models) or [WINNER], out=str(out), **given), progress)
+
+
+def records(folder):
+    lines = (folder / TRAJECTORIES).read_bytes().splitlines()
+    return [decode_json(line, Trajectory) for line in lines]
+
+
+def timeless(results):
+    """Results without what a clock gave."""
+    models = {
+        label: {key: value for key, value in measures.items() if "second" not in key and key != "by_type"}
+        for label, measures in results["models"].items()
+    }
+    return {**{k: v for k, v in results.items() if k not in ("seconds", "out", "already_done")}, "models": models}
+
+
+class Stop(Exception):
+    pass
+
+
+def stopping_at(n_calls):
+    left = iter(range(n_calls))
+
+    def progress(done, total, unit, note=""):
+        if next(left, None) is None:
+            raise Stop
+
+    return progress
+
+
+# ---- playing
+
+
+def test_each_episode_is_told_of_and_the_report_agrees_with_them(tmp_path):
+    results = judge(tmp_path / "out", WINNER, "random", episodes_per_task=4)
+    assert list(results["models"]) == ["tests.worlds-Winner", "random"]
+    for label, measures in results["models"].items():
+        lines, played = read_lines(tmp_path / "out" / label), records(tmp_path / "out" / label)
+        assert len(lines) == len(played) == measures["n_episodes"] == 24
+        n_won = sum(line.success for line in lines)
+        assert 0 < n_won <= 24
+        np.testing.assert_allclose(measures["success_rate"], (n_won / 24, *wilson(n_won, 24)), atol=1e-4)
+        assert measures["steps_per_success"] == round(sum(x.n_turns for x in lines if x.success) / n_won, 2)
+        n_invalid, n_actions = sum(line.n_invalid for line in lines), sum(line.n_actions for line in lines)
+        assert measures["invalid_actions"] == round(n_invalid / n_actions, 4)
+        assert sum(part["n_episodes"] for part in measures["by_type"].values()) == 24
+        assert set(measures["by_type"]) == {"even", "odd"}
+    assert results["models"]["random"]["reason_tokens_per_step"] == 0
+    assert json.loads((tmp_path / "out" / RESULTS).read_bytes()) == {
+        k: v for k, v in results.items() if k not in ("seconds", "out")
+    }
+    assert (tmp_path / "out" / PICTURE).read_bytes()[:4] == b"\x89PNG"
+    assert verify_artefact(tmp_path / "out", silent) == []
+
+
+def test_a_finished_one_does_nothing_and_other_options_are_refused(tmp_path):
+    first = judge(tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    again = judge(tmp_path / "out", seats=3)
+    assert again["already_done"] and timeless(again) == timeless(first)
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    with pytest.raises(ManifestError, match="max_steps"):
+        judge(tmp_path / "out", max_steps=3)
+
+
+@pytest.mark.parametrize("n_calls", [2, 5, 9, 13])
+def test_a_stopped_one_continues_without_repeating_or_losing_an_episode(tmp_path, n_calls):
+    whole = judge(tmp_path / "whole", WINNER, "random")
+    with pytest.raises(Stop):
+        judge(tmp_path / "out", WINNER, "random", progress=stopping_at(n_calls))
+    with (tmp_path / "out" / "tests.worlds-Winner" / EPISODES).open("ab") as file:
+        file.write(b'{"task_id": "wo')
+    assert timeless(judge(tmp_path / "out", WINNER, "random")) == timeless(whole)
+    for label in whole["models"]:
+        lines = read_lines(tmp_path / "out" / label)
+        assert len({(line.task_id, line.number) for line in lines}) == len(lines) == 6
+
+
+def test_a_model_here_is_evaluated_by_its_own_tokenizer(tmp_path):
+    save_model(llama_config(len(make_tokenizer())), tmp_path / "tiny")
+    options = {"max_new_tokens": 8, "max_steps": 3, "device": "cpu"}
+    results = judge(tmp_path / "out", str(tmp_path / "tiny"), options={"style": "prompt"}, **options)
+    measures = results["models"]["tiny"]
+    assert measures["n_episodes"] == 6 and measures["reason_tokens_by"] == "the model's tokenizer"
+    assert measures["prompt"] == "few-shot" and measures["dtype"] == "float32" and measures["fingerprint"]
+    lines = read_lines(tmp_path / "out" / "tiny")
+    written = sum(line.costs["tokens_written"] for line in lines)
+    assert measures["tokens_per_step"] == round(written / sum(line.n_turns for line in lines), 2) > 0
+    assert sum(line.costs["seconds"] for line in lines) > 0
+    one = judge(tmp_path / "one", str(tmp_path / "tiny"), options={"style": "prompt"}, seats=1, **options)
+    texts = [{r.task_id: r.text for r in records(tmp_path / name / "tiny")} for name in ("out", "one")]
+    assert texts[0] == texts[1] and one["models"]["tiny"]["success_rate"] == measures["success_rate"]
+
+
+def test_a_server_that_goes_down_loses_no_episode(tmp_path):
+    n_answers = [7]
+
+    def answer(handler, path, payload):
+        if path == "/models":
+            send(handler, {"data": [{"id": "m"}]})
+            return
+        n_answers[0] -= 1
+        if n_answers[0] < 0:
+            send(handler, {"error": {"message": "gone"}}, code=403)
+        else:
+            send(handler, {"choices": [{"text": " win" if "> hum" in payload["prompt"] else " hum"}]})
+
+    options = {"options": {"style": "prompt"}, "seats": 1}
+    with serving(answer) as url:
+        with pytest.raises(EndpointError, match="gone"):
+            judge(tmp_path / "out", "m", endpoint=url, **options)
+        before = (tmp_path / "out" / "m" / TRAJECTORIES).read_bytes()
+        assert len(before.splitlines()) == 3
+        n_answers[0] = 100
+        results = judge(tmp_path / "out", "m", endpoint=url, **options)
+    assert (tmp_path / "out" / "m" / TRAJECTORIES).read_bytes().startswith(before)
+    assert results["models"]["m"]["success_rate"][0] == 1.0 and n_answers[0] == 100 - 6
+
+
+def test_one_that_never_acts_is_counted(tmp_path):
+    measures = judge(tmp_path / "out", "tests.worlds:Thinker")["models"]["tests.worlds-Thinker"]
+    assert measures["never_acted"] == 6 and measures["endings"] == {"halted": 6}
+    assert measures["steps_per_success"] is None and measures["invalid_actions"] == 0
+
+
+def test_thoughts_that_are_free_leave_more_turns(tmp_path):
+    counted = judge(tmp_path / "a", "tests.worlds:Thinker", thoughts="count", max_steps=4)
+    free = judge(tmp_path / "b", WINNER, thoughts="free", max_steps=4)
+    assert counted["thoughts_count"] and not free["thoughts_count"]
+    with pytest.raises(ConfigError, match="thoughts"):
+        judge(tmp_path / "c", thoughts="maybe")
+
+
+@pytest.mark.parametrize(("models", "word"), [((WINNER, WINNER), "twice"), (("exprt",), "exprt")])
+def test_models_that_are_none_are_refused(tmp_path, models, word):
+    with pytest.raises(ConfigError, match=word):
+        judge(tmp_path / "out", *models)
+
+
+# ---- thoughts against a reference
+
+
+def test_a_player_matches_its_own_trajectories(tmp_path):
+    collect(CollectConfig(env=WORLD, agent=WINNER, out=str(tmp_path / "played"), keep="all"), silent)
+    segment_logs(SegmentConfig(logs=[str(tmp_path / "played")], out=str(tmp_path / "spans")), silent)
+    results = judge(tmp_path / "out", WINNER, "tests.worlds:Thinker", reference=str(tmp_path / "spans"))
+    own, other = (measures["cot_match"] for measures in results["models"].values())
+    assert own["f1"] == own["exact"] == 1.0
+    assert own["n_tasks"] == 6 and own["n_steps"] == own["n_reference_steps"] > 6
+    assert other["exact"] == 0.0 and other["n_steps"] > 0
+    with pytest.raises(ConfigError, match="no trajectory of a task"):
+        judge(tmp_path / "none", reference=str(tmp_path / "spans"), env="alfworld", split="train", limit=1)
+
+
+@given(a=st.text("ab ,."), b=st.text("ab ,."))
+def test_token_f1_is_symmetric_and_1_for_the_same_words(a, b):
+    assert token_f1(a, b) == token_f1(b, a) and 0 <= token_f1(a, b) <= 1
+    assert token_f1(a, a.upper()) == 1.0
+
+
+def test_token_f1_counts_words_as_often_as_they_stand():
+    assert token_f1("a a b", "a b b") == pytest.approx(2 / 3)
+    assert token_f1("x", "y") == 0 and token_f1("", "y") == 0 and token_f1("", "") == 1
+
+
+# ---- models against each other
+
+
+def test_differences_pair_the_tasks(tmp_path):
+    results = judge(tmp_path / "out", WINNER, "tests.worlds:Thinker", "random", episodes_per_task=3)
+    pairs = {(row["first"], row["second"]): row for row in results["differences"]}
+    assert len(pairs) == 3
+    rates = {label: measures["success_rate"][0] for label, measures in results["models"].items()}
+    for (first, second), row in pairs.items():
+        middle, low, high = row["success"]
+        assert middle == pytest.approx(rates[second] - rates[first], abs=1e-3) and low <= middle <= high
+        assert row["n_tasks"] == 6
+
+
+def test_the_bootstrap_finds_the_normal_interval_of_many_values():
+    values = list(np.random.default_rng(0).normal(2.0, 1.0, 400))
+    middle, low, high = mean_interval(values, seed=1)
+    half = 1.96 * np.std(values) / 20
+    assert middle == pytest.approx(np.mean(values)) and (high - low) / 2 == pytest.approx(half, rel=0.05)
+    assert mean_interval(values, seed=1) == (middle, low, high)
+
+
+def test_pairing_takes_out_what_is_hard_for_both(tmp_path):
+    judge(tmp_path / "out", "tests.worlds:Winner", episodes_per_task=2)
+    folder = tmp_path / "out" / "tests.worlds-Winner"
+    episodes = [
+        measured(record, line, count_words) for record, line in zip(records(folder), read_lines(folder), strict=True)
+    ]
+    (row,) = paired_differences({"a": episodes, "b": episodes}, seed=0)
+    assert row["success"] == row["reward"] == [0, 0, 0]
+    assert cot_match(episodes, {})["f1"] is None
+
+
+def test_a_loop_is_one_action_with_one_answer_three_times(tmp_path):
+    judge(tmp_path / "out", "random", "tests.worlds:Shouter", env="tests.worlds:Echo", max_steps=3)
+    assert all(loops(record) for record in records(tmp_path / "out" / "tests.worlds-Shouter"))
+    judge(tmp_path / "two", "tests.worlds:Shouter", max_steps=2)
+    assert not any(loops(record) for record in records(tmp_path / "two" / "tests.worlds-Shouter"))
+
+
+# ---- collecting with models
+
+
+def test_a_model_collects_what_it_did_with_a_guide_or_alone(tmp_path):
+    save_model(llama_config(len(make_tokenizer())), tmp_path / "tiny")
+    options = {"env": WORLD, "agent": str(tmp_path / "tiny"), "keep": "all", "max_new_tokens": 8, "max_steps": 6}
+    options |= {"options": {"style": "prompt"}, "device": "cpu"}
+    alone = collect(CollectConfig(out=str(tmp_path / "a"), **options), silent)
+    guided = collect(CollectConfig(out=str(tmp_path / "b"), guide=WINNER, guide_share=0.5, **options), silent)
+    assert alone["n_kept"] == guided["n_kept"] == 6 and "50% of turns by winner" in guided["agent"]
+    for record in records(tmp_path / "b"):
+        turns_by = json.loads(bytes(record.extra["turns_by"]))
+        assert len(turns_by) == json.loads(bytes(record.extra["n_turns"])) and set(turns_by) <= {"guide", "player"}
+    summary = segment_logs(SegmentConfig(logs=[str(tmp_path / "b")], out=str(tmp_path / "spans")), silent)
+    assert summary["n_trajectories"] == 6
+
+
+# ---- the command
+
+
+def test_the_command_prints_the_contracts_keys(tmp_path, capsys):
+    arguments = ["evaluate", WINNER, "random", "--env", WORLD, "--split", "train", "--out", str(tmp_path / "out")]
+    assert cli.run([*arguments, "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    for measures in results["models"].values():
+        for key in ("env", "n_episodes", "success_rate", "reward", "reason_tokens_per_step", "cot_match"):
+            assert key in measures
+        assert {"steps_per_success", "seconds_per_step"} <= measures.keys() and len(measures["success_rate"]) == 3
+    assert cli.run(arguments) == 0
+    assert "finished already" in (shown := capsys.readouterr().out) and "second minus first" in shown
+    tables = inspect_artefact(tmp_path / "out")
+    assert any(row["model"] == "random" for table in tables for row in table.rows if "model" in row)
+
+
+def test_an_unknown_model_is_one_line_and_a_hint(tmp_path, capsys):
+    assert cli.run(["evaluate", str(tmp_path), "--env", "alfworld", "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert "Error: " in error and "no model in it" in error and "Hint: " in error
