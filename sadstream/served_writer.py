@@ -29,7 +29,7 @@ class ServedWriter:
         self, endpoint: Endpoint, model: str, *, max_new_tokens: int, temperature: float, concurrency: int
     ) -> None:
         self._endpoint = endpoint
-        self._model = served_model(endpoint, model)
+        self._model = _found(endpoint, model)
         self._max_new_tokens = max_new_tokens
         self._temperature = temperature
         self._pool = ThreadPoolExecutor(concurrency)
@@ -76,6 +76,24 @@ class ServedWriter:
         if self._temperature:
             payload["seed"] = (prompt.seed[0] * 1_000_003 + prompt.seed[1]) % 2**31
         return payload
+
+
+def _found(endpoint: Endpoint, model: str) -> str:
+    """The name to ask a server for; a server that loads what it is asked for need not list it.
+
+    Raises:
+        EndpointError: no such server, or it does not know the model.
+    """
+    try:
+        return served_model(endpoint, model)
+    except EndpointError as unlisted:
+        if not model or "serves" not in str(unlisted):
+            raise
+        try:
+            request(endpoint, "/completions", {"model": model, "prompt": "a", "max_tokens": 1})
+        except EndpointError as refused:
+            raise unlisted from refused
+        return model
 
 
 def _read(answer: Any, prompt: Prompt, n_dropped: int) -> Answer:

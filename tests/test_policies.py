@@ -341,6 +341,19 @@ def test_a_server_that_is_down_is_one_line_that_names_it():
     assert "word-0, turn 1" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_model_that_a_server_does_not_list_is_asked_for_and_refused_by_name():
+    def complete(handler, payload):
+        known = payload["model"] == "on demand"
+        send(handler, {"choices": [{"text": ""}]} if known else {"error": "no such model"}, code=200 if known else 404)
+
+    with completing(complete) as url:
+        where = Endpoint(url, tries=1)
+        options = {"max_new_tokens": 9, "temperature": 0.0, "concurrency": 1}
+        assert ServedWriter(where, "on demand", **options).name == "on demand"
+        with pytest.raises(EndpointError, match="serves org/tiny, not other"):
+            ServedWriter(where, "other", **options)
+
+
 def test_a_prompt_too_long_for_a_server_loses_its_oldest_turns():
     lock, longest = threading.Lock(), []
 
