@@ -2,8 +2,8 @@
 
     python benchmarks/acting.py [MODEL] [--episodes 16] [--turns 8] [--rounds 1] [--prompt zero-shot]
 
-Greedy, in float32, on ALFWorld. Prints CPU and wall time of each; on a machine that others use too, the ratio of CPU times
-is the one to trust.
+Greedy, in float32, on ALFWorld. Prints CPU and wall time of each; on a machine that others use too, the ratio of CPU
+times is the one to trust.
 """
 
 import argparse

@@ -19,6 +19,8 @@ from sadstream.policies import Answer, Prompt, decision_stop
 _LONGEST_TO_SHORTEST = 2
 _SLACK = 32
 _CHOICES_AT_ONCE = 32
+# A common beginning of so many tokens is read once and copied.
+_WORTH_SHARING = 16
 
 Ids = NDArray[np.int64]
 
@@ -127,11 +129,14 @@ class LocalWriter:
         known = [self._best_row(prompt.seat, ids) for prompt, (ids, _) in zip(prompts, fitted, strict=True)]
         if prompts and prompts[0].choices is not None:
             return self._choose(prompts, fitted, known)
+        known, n_shared = self._read_what_is_shared([ids for ids, _ in fitted], known)
         batch, logits_BV, n_read = self._read([ids for ids, _ in fitted], known)
         texts, n_written, cut_off = self._continue(prompts, [ids for ids, _ in fitted], batch, logits_BV)
         return [
-            Answer(text, read, n_tokens, n_dropped, cut)
-            for text, read, n_tokens, (_, n_dropped), cut in zip(texts, n_read, n_written, fitted, cut_off, strict=True)
+            Answer(text, read + shared, n_tokens, n_dropped, cut)
+            for text, read, shared, n_tokens, (_, n_dropped), cut in zip(
+                texts, n_read, n_shared, n_written, fitted, cut_off, strict=True
+            )
         ]
 
     def _fitted(self, prompt: Prompt) -> tuple[Ids, int]:
@@ -180,12 +185,41 @@ class LocalWriter:
         best, most = None, 0
         candidates = [self._rows[seat]] if seat in self._rows else list(self._rows.values())
         for row in candidates:
-            n = min(len(row.ids), len(ids) - 1)
-            differs = np.flatnonzero(row.ids[:n] != ids[:n])
-            n = int(differs[0]) if len(differs) else n
+            n = min(_n_same(row.ids, ids), len(ids) - 1)
             if n > most:
                 best, most = row, n
         return best, most
+
+    def _read_what_is_shared(
+        self, prompts: list[Ids], known: list[tuple[_Row | None, int]]
+    ) -> tuple[list[tuple[_Row | None, int]], list[int]]:
+        """Read the beginning that several prompts have in common (examples, a room) once.
+
+        Returns:
+            `known` with that, and how many tokens were read for it, counted on one of those that share it.
+        """
+        fresh = [n for n, ids in enumerate(prompts) if len(ids) - known[n][1] > _WORTH_SHARING]
+        families: list[tuple[list[int], int]] = []
+        for number in sorted(fresh, key=lambda n: prompts[n].tolist()):
+            if families:
+                members, common = families[-1]
+                common = min(common, _n_same(prompts[members[0]], prompts[number]), len(prompts[number]) - 1)
+                if common - max(known[n][1] for n in (*members, number)) > _WORTH_SHARING:
+                    families[-1] = ([*members, number], common)
+                    continue
+            families.append(([number], len(prompts[number]) - 1))
+        families = [(members, common) for members, common in families if len(members) > 1]
+        n_read = [0] * len(prompts)
+        if not families:
+            return known, n_read
+        heads = [prompts[members[0]][:common] for members, common in families]
+        batch, _, n_head_read = self._read(heads, [known[members[0]] for members, _ in families])
+        known = list(known)
+        for place, (members, common) in enumerate(families):
+            n_read[members[0]] = n_head_read[place]
+            for n in members:
+                known[n] = (_Row(batch.cache, place, batch.starts[place], heads[place]), common)
+        return known, n_read
 
     def _read(self, prompts: list[Ids], known: list[tuple[_Row | None, int]]) -> tuple[_Batch, Tensor, list[int]]:
         """All prompts in one cache, and the logits [B, V] of what follows each."""
@@ -382,6 +416,13 @@ class LocalWriter:
         # A sum that ends below 1 by rounding must not lead beyond the last token.
         picked = torch.searchsorted(shares_BV, (drawn * shares_BV[:, -1])[:, None], right=True)[:, 0]
         return picked.clamp(max=shares_BV.shape[1] - 1).tolist()
+
+
+def _n_same(a: Ids, b: Ids) -> int:
+    """How many tokens two texts have in common from their beginning."""
+    n = min(len(a), len(b))
+    differs = np.flatnonzero(a[:n] != b[:n])
+    return int(differs[0]) if len(differs) else n
 
 
 def _end_ids(model: Any, tokenizer: Any) -> set[int]:
