@@ -3,8 +3,10 @@
 Shape suffixes: N tokens, K the teacher's top ids, B buckets (K, and one for all other ids), V vocabulary, H hidden.
 """
 
+import math
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,35 +20,51 @@ _FLOOR = -60.0
 _IMPOSSIBLE = -1e9
 _CHUNK_ROWS = 256
 
+TokenLoss: TypeAlias = Callable[[Tensor, dict[str, Tensor]], Tensor]
 
-def teacher_buckets(topk_logprobs_NK: Tensor, tail_mass_N: Tensor, vocab_size: int) -> Tensor:
+
+def teacher_buckets(topk_logprobs_NK: Tensor, tail_mass_N: Tensor, vocab_size: int, temperature: float = 1.0) -> Tensor:
     """The teacher's log-probabilities of its top K ids and of all others together.
 
+    Args:
+        temperature: acts on the buckets: each probability to the power of 1 / temperature, normalised again.
     Returns:
         float32 [N, K+1]; [N, K] where K is the whole vocabulary, and nothing is outside it.
     """
-    if _names_all(topk_logprobs_NK, vocab_size):
-        return topk_logprobs_NK.float().clamp_min(_FLOOR)
-    return torch.cat([topk_logprobs_NK.float(), tail_mass_N.float().log()[:, None]], -1).clamp_min(_FLOOR)
+    buckets_NB = topk_logprobs_NK.float()
+    if not _names_all(topk_logprobs_NK, vocab_size):
+        buckets_NB = torch.cat([buckets_NB, tail_mass_N.float().log()[:, None]], -1)
+    return _tempered(buckets_NB, temperature).clamp_min(_FLOOR)
 
 
-def student_buckets(logits_NV: Tensor, topk_ids_NK: Tensor, topk_logprobs_NK: Tensor) -> Tensor:
+def student_buckets(
+    logits_NV: Tensor, topk_ids_NK: Tensor, topk_logprobs_NK: Tensor, temperature: float = 1.0
+) -> Tensor:
     """The student's log-probabilities of the teacher's top K ids and of all others together.
 
     The others' mass is summed by itself and not taken from one: it stays right when it is tiny. An id at which the
     teacher's logprob is -inf only fills up its row, and is none of the row's buckets.
 
+    Args:
+        temperature: as in `teacher_buckets`.
     Returns:
         float32 [N, K+1]; [N, V] where K is V.
     """
     logits_NV = logits_NV.float()
     top_NK = logits_NV.gather(-1, topk_ids_NK)
     if _names_all(topk_logprobs_NK, logits_NV.shape[-1]):
-        return top_NK.log_softmax(-1).clamp_min(_IMPOSSIBLE)
-    rest_N1 = logits_NV.scatter(-1, topk_ids_NK, _IMPOSSIBLE).logsumexp(-1, keepdim=True)
-    top_NK = top_NK.masked_fill(topk_logprobs_NK.isneginf(), _IMPOSSIBLE)
+        return _tempered(top_NK.log_softmax(-1), temperature).clamp_min(_IMPOSSIBLE)
+    fills_NK = topk_logprobs_NK.isneginf()
+    named_NK = torch.where(fills_NK, topk_ids_NK[:, :1], topk_ids_NK)
+    rest_N1 = logits_NV.scatter(-1, named_NK, _IMPOSSIBLE).logsumexp(-1, keepdim=True)
+    top_NK = top_NK.masked_fill(fills_NK, _IMPOSSIBLE)
     buckets_NB = torch.cat([top_NK, rest_N1], -1)
-    return (buckets_NB - buckets_NB.logsumexp(-1, keepdim=True)).clamp_min(_IMPOSSIBLE)
+    log_q_NB = (buckets_NB - buckets_NB.logsumexp(-1, keepdim=True)).clamp_min(_IMPOSSIBLE)
+    return _tempered(log_q_NB, temperature).clamp_min(_IMPOSSIBLE)
+
+
+def _tempered(logprobs_NB: Tensor, temperature: float) -> Tensor:
+    return logprobs_NB if temperature == 1 else (logprobs_NB / temperature).log_softmax(-1)
 
 
 def _names_all(topk_logprobs_NK: Tensor, vocab_size: int) -> bool:
@@ -70,10 +88,17 @@ def reverse_kl(log_p_NB: Tensor, log_q_NB: Tensor) -> Tensor:
     return (log_q_NB.exp() * (log_q_NB - log_p_NB)).sum(-1)
 
 
-def jsd(log_p_NB: Tensor, log_q_NB: Tensor) -> Tensor:
-    """Jensen-Shannon divergence of each token, float32 [N], nats; at most log 2."""
-    log_m_NB = torch.logaddexp(log_p_NB, log_q_NB) - torch.log(torch.tensor(2.0, device=log_p_NB.device))
-    return (forward_kl(log_p_NB, log_m_NB) + forward_kl(log_q_NB, log_m_NB)) / 2
+def jsd(log_p_NB: Tensor, log_q_NB: Tensor, beta: float = 0.5) -> Tensor:
+    """Jensen-Shannon divergence of each token, float32 [N], nats: beta KL(p || m) + (1 - beta) KL(q || m).
+
+    m is beta p + (1 - beta) q. At most log 2, which it reaches at beta 0.5.
+
+    Args:
+        beta: between 0 and 1, both excluded.
+    Source: Generalized Knowledge Distillation, arXiv 2306.13649.
+    """
+    log_m_NB = torch.logaddexp(log_p_NB + math.log(beta), log_q_NB + math.log(1 - beta))
+    return beta * forward_kl(log_p_NB, log_m_NB) + (1 - beta) * forward_kl(log_q_NB, log_m_NB)
 
 
 _DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -83,19 +108,27 @@ _DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def soft_loss(divergence: str) -> Callable[[Tensor, dict[str, Tensor]], Tensor]:
+def soft_loss(divergence: str, *, temperature: float = 1.0, jsd_beta: float = 0.5, ce_weight: float = 0.0) -> TokenLoss:
     """A token loss against the cached teacher: (logits_NV, targets) -> float32 [N].
 
+    It is (1 - ce_weight) * temperature^2 * D + ce_weight * cross-entropy of the logged token. The square keeps the
+    gradient's size about the same whatever the temperature (Hinton et al., arXiv 1503.02531).
+
+    Args:
+        temperature: of both sides' K+1 buckets in D. jsd_beta: of `jsd`. ce_weight: from 0 to 1.
     Raises:
         ConfigError: no such divergence.
     """
     if divergence not in _DIVERGENCES:
         raise ConfigError(f"--divergence {divergence}: unknown", hint=f"one of: {', '.join(_DIVERGENCES)}")
-    measure = _DIVERGENCES[divergence]
+    measure = partial(jsd, beta=jsd_beta) if divergence == "jsd" else _DIVERGENCES[divergence]
 
     def loss(logits_NV: Tensor, targets: dict[str, Tensor]) -> Tensor:
-        log_p_NB = teacher_buckets(targets["topk_logprobs"], targets["tail_mass"], logits_NV.shape[-1])
-        return measure(log_p_NB, student_buckets(logits_NV, targets["topk_ids"], targets["topk_logprobs"]))
+        logprobs_NK = targets["topk_logprobs"]
+        log_p_NB = teacher_buckets(logprobs_NK, targets["tail_mass"], logits_NV.shape[-1], temperature)
+        log_q_NB = student_buckets(logits_NV, targets["topk_ids"], logprobs_NK, temperature)
+        soft_N = measure(log_p_NB, log_q_NB) * temperature**2
+        return torch.lerp(soft_N, hard_loss(logits_NV, targets), ce_weight) if ce_weight else soft_N
 
     return loss
 
@@ -109,8 +142,8 @@ def span_weights(
     is_reason_N: Tensor,
     is_act_N: Tensor,
     *,
-    n_reason: int,
-    n_act: int,
+    n_reason: float,
+    n_act: float,
     reduction: Reduction,
     lambda_reason: float,
     lambda_act: float,
@@ -122,9 +155,9 @@ def span_weights(
 
     Source: Structured Agent Distillation, arXiv 2505.13820 (sums, lambdas 1), over the update's number of tokens.
     """
-    both = max(1, n_reason + n_act)
-    per_reason = lambda_reason / (both if reduction == "sum" else max(1, n_reason))
-    per_act = lambda_act / (both if reduction == "sum" else max(1, n_act))
+    both = n_reason + n_act
+    per_reason = lambda_reason / ((both if reduction == "sum" else n_reason) or 1)
+    per_act = lambda_act / ((both if reduction == "sum" else n_act) or 1)
     return is_reason_N.float() * per_reason + is_act_N.float() * per_act
 
 
@@ -141,7 +174,7 @@ class _ChunkedLoss(torch.autograd.Function):
         weights_N: Tensor,
         targets: dict[str, Tensor],
         head: Callable[[Tensor], Tensor],
-        loss: Callable[[Tensor, dict[str, Tensor]], Tensor],
+        loss: TokenLoss,
         *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:
         d_hidden_NH = torch.zeros_like(hidden_NH)
@@ -179,7 +212,7 @@ def weighted_loss(
     *,
     head: Callable[[Tensor], Tensor],
     parameters: list[Tensor],
-    loss: Callable[[Tensor, dict[str, Tensor]], Tensor],
+    loss: TokenLoss,
 ) -> tuple[Tensor, Tensor]:
     """sum over tokens of weight times loss, with memory that does not grow with the number of tokens.
 
@@ -207,7 +240,7 @@ def token_losses(
     targets: dict[str, Tensor],
     *,
     head: Callable[[Tensor], Tensor],
-    losses: dict[str, Callable[[Tensor, dict[str, Tensor]], Tensor]],
+    losses: dict[str, TokenLoss],
 ) -> dict[str, Tensor]:
     """Several losses of the same tokens, float32 [N] each, without gradient, in chunks."""
     parts: dict[str, list[Tensor]] = {name: [hidden_NH.new_zeros(0, dtype=torch.float32)] for name in losses}

@@ -43,7 +43,15 @@ def x_log_x_over_y(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return torch.where(some, x_ * (x_.log() - y_.log()), 0)
 
 
-def oracle(divergence: str, teacher: Teacher, logits: torch.Tensor) -> torch.Tensor:
+def tempered(probs: torch.Tensor, temperature: float) -> torch.Tensor:
+    some = probs > 0
+    raised = torch.where(some, torch.where(some, probs, 1) ** (1 / temperature), 0)
+    return raised / raised.sum(-1, keepdim=True)
+
+
+def oracle(
+    divergence: str, teacher: Teacher, logits: torch.Tensor, *, temperature: float = 1.0, beta: float = 0.5
+) -> torch.Tensor:
     """The divergence by its textbook formula on probabilities, from the teacher's full distribution, float64."""
     p_full = torch.from_numpy(teacher.logits).softmax(-1)
     q_full = logits.softmax(-1)
@@ -54,15 +62,15 @@ def oracle(divergence: str, teacher: Teacher, logits: torch.Tensor) -> torch.Ten
     buckets = []
     for full in (p_full, q_full):
         rest = (full * outside).sum(-1, keepdim=True)
-        buckets.append(torch.cat([full.gather(-1, ids) * is_named, rest], -1))
+        buckets.append(tempered(torch.cat([full.gather(-1, ids) * is_named, rest], -1), temperature))
     p, q = buckets
     if divergence == "forward-kl":
-        return x_log_x_over_y(p, q).sum(-1)
+        return temperature**2 * x_log_x_over_y(p, q).sum(-1)
     if divergence == "reverse-kl":
         # Of what the teacher holds impossible, the measure takes as little as float32 can tell from nothing.
-        return x_log_x_over_y(q, p.clamp_min(math.exp(-60))).sum(-1)
-    middle = (p + q) / 2
-    return (x_log_x_over_y(p, middle).sum(-1) + x_log_x_over_y(q, middle).sum(-1)) / 2
+        return temperature**2 * x_log_x_over_y(q, p.clamp_min(math.exp(-60))).sum(-1)
+    m = beta * p + (1 - beta) * q
+    return temperature**2 * (beta * x_log_x_over_y(p, m) + (1 - beta) * x_log_x_over_y(q, m)).sum(-1)
 
 
 def gradient(loss: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
@@ -82,6 +90,49 @@ def test_value_and_gradient_are_those_of_the_dense_formula(divergence, teacher, 
     torch.testing.assert_close(
         gradient(ours, ours_logits).double(), gradient(exact, exact_logits), rtol=1e-3, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@given(
+    teacher=topk(max_vocab=300, max_scale=6),
+    seed=st.integers(0, 2**32 - 1),
+    temperature=st.floats(0.5, 8),
+    beta=st.floats(0.05, 0.95),
+    ce_weight=st.sampled_from([0.0, 0.25, 1.0]),
+)
+def test_temperature_beta_and_cross_entropy_are_those_of_the_dense_formula(
+    divergence, teacher, seed, temperature, beta, ce_weight
+):
+    logits = student_of(teacher, seed, 3)
+    targets = targets_of(teacher)
+    exact_logits = logits.clone().requires_grad_()
+    soft = oracle(divergence, teacher, exact_logits, temperature=temperature, beta=beta)
+    hard = torch.nn.functional.cross_entropy(exact_logits, targets["tokens"], reduction="none")
+    exact = (1 - ce_weight) * soft + ce_weight * hard
+    ours_logits = logits.float().requires_grad_()
+    ours = soft_loss(divergence, temperature=temperature, jsd_beta=beta, ce_weight=ce_weight)(ours_logits, targets)
+    # The square of the temperature is a factor of float32's rounding too.
+    size = max(1, temperature**2)
+    torch.testing.assert_close(ours.double(), exact, rtol=2e-4, atol=1e-5 * size)
+    torch.testing.assert_close(
+        gradient(ours, ours_logits).double(), gradient(exact, exact_logits), rtol=2e-3, atol=1e-4 * size
+    )
+
+
+def test_a_cut_row_does_not_depend_on_the_ids_that_fill_it_up():
+    teacher = teacher_of(np.random.default_rng(0).normal(0, 2, (6, 30)), 8)
+    targets = targets_of(teacher)
+    targets["topk_logprobs"][:, 5:] = -torch.inf
+    targets["tail_mass"] = 1 - targets["topk_logprobs"].exp().sum(-1)
+    repeated = {**targets, "topk_ids": targets["topk_ids"].clone()}
+    repeated["topk_ids"][:, 5:] = repeated["topk_ids"][:, :1]
+    shorter = {name: value[:, :5] if value.ndim == 2 else value for name, value in targets.items()}
+    logits = student_of(teacher, 1, 2).float()
+    for divergence in DIVERGENCES:
+        for temperature in (1.0, 3.0):
+            loss = soft_loss(divergence, temperature=temperature)
+            for other in (repeated, shorter):
+                torch.testing.assert_close(loss(logits, targets), loss(logits, other), rtol=1e-5, atol=1e-6)
 
 
 @given(topk(max_vocab=3000), st.integers(0, 2**32 - 1), st.floats(0, 40), st.sampled_from(DIVERGENCES))
