@@ -12,8 +12,6 @@ from sadstream.errors import ManifestError
 from sadstream.manifest import folder_written_atomically
 from sadstream.models import writing_tensors
 
-_KEEP = 2
-
 
 class State(NamedTuple):
     """How far a run is.
@@ -23,18 +21,22 @@ class State(NamedTuple):
         n_metrics_bytes: of metrics.jsonl, that tell of them.
         eval_before: the held-out split before the first update.
         stream: where the stream of samples stands.
+        best_update, best_kl: where the held-out KL was least so far, among the measures during the run;
+            0 before the first.
     """
 
     update: int
     n_tokens: int
     n_padded: int
     n_metrics_bytes: int
-    eval_before: dict[str, float] | None
+    eval_before: dict[str, float | None] | None
     stream: dict[str, Any]
+    best_update: int = 0
+    best_kl: float = 0.0
 
 
-def save(folder: Path, model: Any, optimizer: torch.optim.Optimizer, state: State) -> None:
-    """Write a checkpoint, then drop all but the last two."""
+def save(folder: Path, model: Any, optimizer: torch.optim.Optimizer, state: State, *, keep: int = 2) -> None:
+    """Write a checkpoint of what learns, then drop all but the last `keep` and the best."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     moments = {
         f"{key}/{names[parameter]}": tensor
@@ -42,13 +44,19 @@ def save(folder: Path, model: Any, optimizer: torch.optim.Optimizer, state: Stat
         for key, tensor in values.items()
     }
     folder.mkdir(parents=True, exist_ok=True)
-    place = folder / f"update-{state.update:08d}"
+    place = folder / _name(state.update)
     with folder_written_atomically(place) as target, writing_tensors(place):
-        save_file({name: p.detach().contiguous() for name, p in model.named_parameters()}, target / "model.safetensors")
+        learning = {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+        save_file(learning, target / "model.safetensors")
         save_file({name: tensor.contiguous() for name, tensor in moments.items()}, target / "optimizer.safetensors")
         (target / "state.json").write_bytes(msgspec.json.encode(state._asdict()))
-    for old in _checkpoints(folder)[:-_KEEP]:
-        shutil.rmtree(old)
+    for old in _checkpoints(folder)[:-keep]:
+        if old.name != _name(state.best_update):
+            shutil.rmtree(old)
+
+
+def _name(update: int) -> str:
+    return f"update-{update:08d}"
 
 
 def load_last(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> State | None:
@@ -67,6 +75,8 @@ def load_last(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> Sta
         moments = load_file(last / "optimizer.safetensors")
         with torch.no_grad():
             for name, parameter in model.named_parameters():
+                if not parameter.requires_grad:
+                    continue
                 parameter.copy_(weights[name])
                 device, is_fused = parameter.device, optimizer.defaults["fused"]
                 # A parameter that no gradient ever reached has no moments.

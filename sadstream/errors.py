@@ -8,6 +8,7 @@ SadstreamError
 ├── ShardError      a tar or its index is damaged or disagrees with the manifest
 ├── ConfigError     an option, or two that don't go together
 ├── ModelError      a teacher or student that cannot be used
+├── TrainingError   a loss that is no number, or that leaps
 ├── RenderError     a trajectory that a chat template does not take
 ├── EndpointError   a server that does not answer as it should
 ├── TaskError       an environment, a task of it or its data that cannot be played
@@ -62,6 +63,10 @@ class ConfigError(SadstreamError):
 
 class ModelError(SadstreamError):
     """A teacher or student that cannot be used."""
+
+
+class TrainingError(SadstreamError):
+    """A loss that is no number, or that leaps."""
 
 
 class RenderError(SadstreamError):

@@ -16,12 +16,13 @@ _UNIGRAM_TOKENS = 2_000_000
 
 
 @torch.no_grad()
-def measure(model: Any, split: Split, *, device: torch.device, dtype: torch.dtype) -> dict[str, float] | None:
+def measure(model: Any, split: Split, *, device: torch.device, dtype: torch.dtype) -> dict[str, float | None] | None:
     """Means over a split's tokens of each kind; None where the split is empty.
 
     Returns:
-        For `reason` and `act`: `KIND_kl` (forward, nats), `KIND_ce` (of the logged tokens, nats), `KIND_top1` (share
-        of tokens whose likeliest id is the teacher's).
+        `kl` of both kinds together. For `reason` and `act`, None where the split has no such token: `KIND_kl`
+        (forward, nats), `KIND_ce` (of the logged tokens, nats), `KIND_top1` (share of tokens whose likeliest id is
+        the teacher's).
     """
     if not len(split):
         return None
@@ -39,29 +40,35 @@ def measure(model: Any, split: Split, *, device: torch.device, dtype: torch.dtyp
             for name, value_N in values.items():
                 sums[f"{kind}_{name}"] = sums.get(f"{kind}_{name}", 0.0) + float(value_N[mask].double().sum())
     model.train(was_training)
-    return {name: value / max(1, counts[name.split("_")[0]]) for name, value in sums.items()}
+    n_tokens = sum(counts.values())
+    means: dict[str, float | None] = {
+        "kl": (sums["reason_kl"] + sums["act_kl"]) / n_tokens if n_tokens else None,
+    }
+    for name, value in sums.items():
+        n_of_kind = counts[name.split("_")[0]]
+        means[name] = value / n_of_kind if n_of_kind else None
+    return means
 
 
 def _top1(logits_NV: Tensor, targets: dict[str, Tensor]) -> Tensor:
     return (logits_NV.argmax(-1) == targets["topk_ids"][:, 0]).float()
 
 
-def measure_unigram(training: Split, held_out: Split, vocab_size: int) -> dict[str, float] | None:
+def measure_unigram(training: Split, held_out: Split, vocab_size: int) -> dict[str, float | None] | None:
     """KL of the teacher to the best unigram of each kind, fitted on one split and measured on the other.
 
     Returns:
-        `reason_kl` and `act_kl`, nats a token; None where nothing is held out.
+        `reason_kl` and `act_kl`, nats a token, None where a split has no such token; None where nothing is held out.
     """
     if not len(held_out):
         return None
     fitted, measured = (_tokens_by_kind(split) for split in (training, held_out))
-    result = {}
+    result: dict[str, float | None] = {}
     for kind in ("reason", "act"):
         ids, probs, tail = fitted[kind]
-        unigram = fit_unigram(ids, probs, tail, vocab_size)
-        ids, probs, tail = measured[kind]
-        values = unigram_kl(unigram, ids, probs, tail)
-        result[f"{kind}_kl"] = float(values.mean()) if len(values) else 0.0
+        is_known = len(ids) > 0 and len(measured[kind][0]) > 0
+        unigram = fit_unigram(ids, probs, tail, vocab_size) if is_known else None
+        result[f"{kind}_kl"] = None if unigram is None else float(unigram_kl(unigram, *measured[kind]).mean())
     return result
 
 

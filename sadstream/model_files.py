@@ -61,6 +61,19 @@ def resolve_model(name: str, on_note: Callable[[str], None]) -> Path:
         ) from error
 
 
+def resolve_config(name: str) -> Path:
+    """The config.json that a model is to be made of at random: itself, or the one in a folder.
+
+    Raises:
+        ModelError: nothing there.
+    """
+    path = Path(name)
+    file = path / "config.json" if path.is_dir() else path
+    if not file.is_file():
+        raise ModelError(f"{file}: no such file", hint='with init = "random", --student is a config.json or its folder')
+    return file
+
+
 def _embedded_model(on_note: Callable[[str], None]) -> Path:
     spec = importlib.util.find_spec(_EMBEDDED_MODULE)
     if spec is None or spec.origin is None:

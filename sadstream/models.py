@@ -116,7 +116,7 @@ def load_model(path: Path, device: torch.device, dtype: torch.dtype, *, trust_re
         reason = str(error).split("\n")[0]
         raise ModelError(f"{path}: cannot be loaded: {reason}", hint="a causal LM in safetensors is wanted") from error
     model = model.to(device).eval()
-    _check_head(model, path)
+    check_head(model, path)
     return model
 
 
@@ -194,7 +194,7 @@ def head_parameters(model: Any) -> list[Tensor]:
 
 
 @torch.no_grad()
-def _check_head(model: Any, path: Path) -> None:
+def check_head(model: Any, path: Path) -> None:
     """Compare our way through the head with the model's own on a few tokens.
 
     Raises:

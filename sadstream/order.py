@@ -45,6 +45,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         mix: how many times an epoch takes a sample, by its value in the column `mix_by`; a fraction is the chance of
             one more. Values that are not named count 1.
         mix_by: column of the index.
+        weight_by: column of the index that says what each sample's tokens count for; "" is 1 for all.
         block_rows, block_bytes: a block of shards ends once it has so many samples or bytes; shuffling is within it.
     """
 
@@ -58,6 +59,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     unlock_epochs: float = 0.5
     mix: dict[str, float] = {}
     mix_by: str = "format"
+    weight_by: str = ""
     block_rows: int = 65_536
     block_bytes: int = 1 << 30
 
@@ -123,21 +125,42 @@ def columns(order: Order) -> list[str]:
         wanted.append("n_steps")
     if order.mix:
         wanted.append(order.mix_by)
+    if order.weight_by and order.weight_by not in wanted:
+        wanted.append(order.weight_by)
     return wanted
 
 
 def select(order: Order, index: Rows) -> Rows:
     """Rows of the split, with what the order asks of them.
 
-    Needs: `columns`. Adds: `complexity` (float64) or `mix` (str) where the order looks at them.
+    Needs: `columns`. Adds: `complexity`, `weight` (float64) or `mix` (str) where the order looks at them.
+
+    Raises:
+        ConfigError: a weight is no number, or below 0.
     """
+    if order.split:
+        index = take(index, index["split"] == order.split)
     rows = {name: values for name, values in index.items() if name != "split"}
+    if order.weight_by:
+        rows["weight"] = _weights(index[order.weight_by], order.weight_by)
     if order.curriculum == "complexity":
         reason, act, entropy = (rows.pop(name) for name in ("n_supervised_reason", "n_supervised_act", "entropy"))
         rows["complexity"] = order.alpha * reason + order.beta * act + order.gamma * np.nan_to_num(entropy)
     if order.mix:
         rows["mix"] = np.array(["" if value is None else str(value) for value in rows.pop(order.mix_by)], object)
-    return take(rows, index["split"] == order.split) if order.split else rows
+    return rows
+
+
+def _weights(values: NDArray[Any], column: str) -> NDArray[np.float64]:
+    try:
+        weights = np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"weight_by {column}: not a column of numbers", hint="for example reward") from error
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ConfigError(
+            f"weight_by {column}: a sample has none, or one below 0", hint="every sample needs a weight of 0 or more"
+        )
+    return weights
 
 
 def take(rows: Rows, chosen: NDArray[Any]) -> Rows:

@@ -20,12 +20,13 @@ class Draft(NamedTuple):
 
     Attributes:
         samples: key and bytes of each sample of this rank's part. n_tokens: of each.
-        limit: the first step that carries no loss yet.
+        limit: the first step that carries no loss yet. weights: what each sample's tokens count for; empty is 1.
     """
 
     samples: list[tuple[str, memoryview]]
     n_tokens: list[int]
     limit: int
+    weights: list[float] = []  # noqa: RUF012
 
 
 class Update(NamedTuple, Generic[T]):
@@ -162,7 +163,8 @@ class SampleStream(Generic[T]):
                     part = ordering.deal(block.updates[place], n_tokens, self._world_size)[self._rank]
                     chosen = [places[row] for row in part.tolist()]
                     samples = [(sample[-1], folder.read(*sample)) for sample in chosen]
-                    draft = Draft(samples, n_tokens[part].tolist(), block.limits[place])
+                    weights = block.rows["weight"][part].tolist() if self._order.weight_by else []
+                    draft = Draft(samples, n_tokens[part].tolist(), block.limits[place], weights)
                     after = msgspec.structs.replace(block.at, update=place + 1)
                     yield Update(self._make(draft), block.at.epoch, self._state(after))
         finally:

@@ -26,6 +26,7 @@ class Batch(NamedTuple):
         input_ids_BT: int64.
         window_N, position_N: int64; where the hidden state stands that foretells each supervised token.
         is_reason_N, is_act_N: bool.
+        weight_N: float32; what each token's sample counts for.
         targets: `tokens` [N], `topk_ids` [N, K], `topk_logprobs` [N, K], `tail_mass` [N].
     """
 
@@ -36,6 +37,7 @@ class Batch(NamedTuple):
     position_N: Tensor
     is_reason_N: Tensor
     is_act_N: Tensor
+    weight_N: Tensor
     targets: dict[str, Tensor]
 
     def to(self, device: torch.device) -> "Batch":
@@ -52,18 +54,23 @@ class Batch(NamedTuple):
 
 
 def collate(
-    samples: Sequence[tuple[str, dict[str, NDArray[Any]]]], *, everything: bool, limit: int = EVERY_STEP
+    samples: Sequence[tuple[str, dict[str, NDArray[Any]]]],
+    *,
+    everything: bool,
+    limit: int = EVERY_STEP,
+    weights: Sequence[float] = (),
 ) -> Batch:
     """Samples side by side.
 
     Args:
         everything: keep all supervised tokens; else only what the agent wrote.
-        limit: the first step whose tokens are left out.
+        limit: the first step whose tokens are left out. weights: of the samples; none is 1 for each.
     """
     longest = max(len(arrays["token_ids"]) for _, arrays in samples)
     input_ids_BT = torch.zeros(len(samples), longest, dtype=torch.int64)
     columns: dict[str, list[NDArray[Any]]] = {
-        name: [] for name in ("window", "position", "kind", "tokens", "topk_ids", "topk_logprobs", "tail_mass")
+        name: []
+        for name in ("window", "position", "kind", "weight", "tokens", "topk_ids", "topk_logprobs", "tail_mass")
     }
     for row, (_, arrays) in enumerate(samples):
         token_ids, positions = arrays["token_ids"], arrays["positions"]
@@ -75,6 +82,7 @@ def collate(
         columns["window"].append(np.full(int(kept.sum()), row))
         columns["position"].append(positions[kept] - 1)
         columns["kind"].append(kinds[kept])
+        columns["weight"].append(np.full(int(kept.sum()), weights[row] if weights else 1, np.float32))
         columns["tokens"].append(token_ids[positions[kept]])
         for name in ("topk_ids", "topk_logprobs", "tail_mass"):
             columns[name].append(arrays[name][kept])
@@ -87,6 +95,7 @@ def collate(
         position_N=joined["position"],
         is_reason_N=joined["kind"] == REASON,
         is_act_N=joined["kind"] == ACT,
+        weight_N=joined["weight"],
         targets={name: joined[name] for name in ("tokens", "topk_ids", "topk_logprobs", "tail_mass")},
     )
 
@@ -114,7 +123,8 @@ class Collate:
         batches = []
         for places in micro_batches(range(len(n_tokens)), n_tokens, self._micro_tokens):
             samples = [(key, _decoded(key, data)) for key, data in (draft.samples[i] for i in places)]
-            batch = collate(samples, everything=self._everything, limit=draft.limit)
+            weights = [draft.weights[i] for i in places] if draft.weights else []
+            batch = collate(samples, everything=self._everything, limit=draft.limit, weights=weights)
             self._refuse_foreign_ids(batch)
             batches.append(batch.pinned() if self._pin else batch)
         return batches

@@ -12,10 +12,22 @@ import msgspec
 
 from sadstream.doctor import check_before_training
 from sadstream.errors import ConfigError, ManifestError, ModelError
-from sadstream.manifest import MANIFEST, Input, StageFolder, describe_inputs, read_manifest, verify, write_atomically
-from sadstream.model_files import model_fingerprint, resolve_model, tokenizer_fingerprint
+from sadstream.manifest import (
+    MANIFEST,
+    Input,
+    StageFolder,
+    describe_inputs,
+    read_manifest,
+    sha256_of,
+    verify,
+    write_atomically,
+)
+from sadstream.model_files import model_fingerprint, resolve_config, resolve_model, tokenizer_fingerprint
 from sadstream.progress import Progress
 from sadstream.train_config import METRICS, TrainConfig, check, is_over_everything, read_config, to_toml
+
+# Options that may change between a run and its continuation: they decide nothing about the weights.
+_PASSING = ("shards", "out", "student", "save_every", "keep", "spike", "tensorboard")
 
 __all__ = ["TrainConfig", "read_config", "train"]
 
@@ -26,7 +38,7 @@ def train(config: TrainConfig, progress: Progress) -> dict[str, Any]:
     Returns:
         The summary: keys as `sadstream train --json` prints them.
     Raises:
-        SadstreamError: folder, student or options are not as they should be, or the loss is not a number.
+        SadstreamError: folder, student or options are not as they should be, or the loss is not a number or leaps.
     """
     begin = time.monotonic()
     check(config)
@@ -42,16 +54,20 @@ def train(config: TrainConfig, progress: Progress) -> dict[str, Any]:
             f"--divergence {config.divergence}: {shards} holds drawn ids, whose shares are right on average only",
             hint="forward-kl has the right gradient on average; the others need a cache of --mode top-k",
         )
-    student = resolve_model(config.student, lambda note: progress(0, None, "updates", note))
-    if tokenizer_fingerprint(student) != manifest.config["tokenizer_fingerprint"]:
+    is_random = config.init == "random"
+    if is_random:
+        student = resolve_config(config.student)
+    else:
+        student = resolve_model(config.student, lambda note: progress(0, None, "updates", note))
+    if not is_random and tokenizer_fingerprint(student) != manifest.config["tokenizer_fingerprint"]:
         raise ModelError(
             f"{config.student}: its tokenizer is not the one that {shards} was made with "
             f"(the teacher was {manifest.totals['teacher']})",
             hint="teacher and student must share a tokenizer; `sadstream prune-student` makes such a student",
         )
     options = msgspec.to_builtins(config)
-    decisive = {k: v for k, v in options.items() if k not in ("shards", "out", "student", "save_every")}
-    decisive["student_fingerprint"] = model_fingerprint(student)
+    decisive = {name: value for name, value in options.items() if name not in _PASSING}
+    decisive["student_fingerprint"] = sha256_of(student)[:16] if is_random else model_fingerprint(student)
     inputs = describe_inputs([Input(MANIFEST, shards / MANIFEST)], out)
     folder = StageFolder(out, "train", decisive, inputs)
     model_folder = str(out / "model")

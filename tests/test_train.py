@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from sadstream import SegmentConfig, checkpoints, scan_index, segment_logs
 from sadstream.codec import decode_teacher_sample
 from sadstream.errors import ConfigError, ManifestError, ModelError, SadstreamError
-from sadstream.loop import schedule
 from sadstream.losses import hard_loss, soft_loss
 from sadstream.models import load_model
+from sadstream.optimise import schedule
 from sadstream.progress import silent
 from sadstream.shards import iter_samples
 from sadstream.teacher import CacheConfig, cache_teacher
@@ -372,7 +372,7 @@ def test_a_run_without_held_out_split_has_no_measures_of_it(tiny_student, tiny_t
         ({"mix": ("a=1", "a=2")}, "--mix a=2: not VALUE=WEIGHT, each value once"),
         ({"mix": ("a=-1",)}, "--mix a=-1: not VALUE=WEIGHT"),
         ({"lambda_act": float("nan")}, "--lambda-act nan: out of range"),
-        ({"warmup": 1.5}, "--warmup 1.5: out of range"),
+        ({"warmup": 1.5}, "warmup 1.5: out of range"),
         ({"epochs": 0}, "--epochs 0: at least 1"),
         ({"save_every": 0}, "--save-every 0: at least 1"),
     ],

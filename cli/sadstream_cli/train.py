@@ -42,6 +42,8 @@ from sadstream_cli.output import ProgressLine, json_option, print_facts, print_j
 )
 @click.option("--lambda-reason", default=1.0, show_default=True, help="Weight of REASON spans.")
 @click.option("--lambda-act", default=1.0, show_default=True, help="Weight of ACT spans.")
+@click.option("--temperature", default=1.0, show_default=True, help="Of the top k and the rest, on both sides.")
+@click.option("--ce-weight", default=0.0, show_default=True, help="Share of cross-entropy that is mixed in, 0 to 1.")
 @click.option(
     "--curriculum",
     type=click.Choice(["none", "complexity", "depth"]),
@@ -55,20 +57,20 @@ from sadstream_cli.output import ProgressLine, json_option, print_facts, print_j
 @click.option("--batch-tokens", default=8192, show_default=True, help="Real tokens an update.")
 @click.option("--micro-batch-tokens", default=0, help="Padded tokens at once.  [default: CPU one window, GPU 16384]")
 @click.option("--lr", default=1e-4, show_default=True, help="Peak learning rate.")
-@click.option("--warmup", default=0.1, show_default=True, help="Share of updates in which the rate rises.")
-@click.option("--clip", default=1.0, show_default=True, help="Largest gradient norm.")
 @click.option("--seed", default=0, show_default=True, help="Of order and dropout.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16 (autocast).")
 @click.option("--save-every", default=200, show_default=True, help="Updates between checkpoints.")
-@click.option("--config", type=click.Path(), default="", help="TOML file with options; flags win.")
+@click.option("--eval-every", default=0, help="Updates between held-out measures; the best is kept.  [default: none]")
+@click.option("--config", type=click.Path(), default="", help="TOML file with options, rarer ones too; flags win.")
 @json_option
 @click.pass_context
 def command(ctx: click.Context, as_json: bool, config: str, **options: Any) -> None:
     """Train a student on what the teacher said.
 
     SHARDS is the folder that `sadstream cache-teacher` wrote. An interrupted run continues from its last checkpoint
-    when the same command is given again. RUN/model is what transformers and vLLM load.
+    when the same command is given again. RUN/model is what transformers and vLLM load. Rarer options have no flag: a
+    --config file sets them by name (schedule, lora_rank, compile, clip and others; docs/method.md lists them).
 
     \b
     Example:
@@ -100,6 +102,7 @@ def command(ctx: click.Context, as_json: bool, config: str, **options: Any) -> N
             ("tokens", summary["n_tokens"]),
             ("samples", f"{summary['n_train']} trained on, {summary['n_holdout']} held out"),
             ("padding share", summary["padding_share"]),
+            ("least held-out KL", summary.get("eval_best")),
             ("tokens a second", summary.get("tokens_per_second")),
             ("seconds", summary.get("seconds")),
             ("wrote", f"{summary['model']}, {out}/curves.png, {out}/metrics.jsonl"),
