@@ -1,5 +1,6 @@
 """Students made ready to learn: loaded or at random, with adapters, recomputed or compiled."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,10 @@ def make_student(config: TrainConfig, path: Path, device: torch.device) -> Any:
     if config.lora_rank:
         _add_adapters(model, config.lora_rank, config.seed)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        with warnings.catch_warnings():
+            # It has another name in newer versions of transformers, beside this one.
+            warnings.simplefilter("ignore", FutureWarning)
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if config.compile:
         # Windows differ in length: without this, each length would be compiled anew.
         model.base_model.compile(dynamic=True)
