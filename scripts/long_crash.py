@@ -2,9 +2,8 @@
 
     python scripts/long_crash.py [--kills 10] [--updates 120] [--seed 0]
 
-Makes a tiny model, logs and teacher shards in a temporary folder. Each kill is SIGKILL to the training process, at a
-time drawn from the whole of a run: while torch is imported, within an update, within a checkpoint. Exits 1 if a byte
-differs.
+Makes a tiny model, logs and teacher shards in a temporary folder. Each kill is SIGKILL to the training process: a
+fifth of them while it starts, the others a random time after it has gone on. Exits 1 if a byte differs.
 """
 
 import argparse
@@ -45,11 +44,24 @@ def last_update(out: Path) -> int:
     return max((int(p.name.removeprefix("update-")) for p in out.glob("checkpoints/update-*")), default=0)
 
 
+def wait_for_a_row(process: subprocess.Popen[bytes], metrics: Path) -> float:
+    """Seconds until a run has written its next row, or has ended."""
+    begin = time.monotonic()
+    before = None
+    while process.poll() is None:
+        rows = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+        if before is not None and rows > before:
+            break
+        before = rows  # it falls when the run cuts its metrics back to the checkpoint
+        time.sleep(0.02)
+    return time.monotonic() - begin
+
+
 def main() -> int:
     """Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--updates", type=int, default=120)
+    parser.add_argument("--updates", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     chance = random.Random(arguments.seed)
@@ -63,15 +75,22 @@ def main() -> int:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 
         begin = time.monotonic()
-        subprocess.run([*command, str(folder / "whole")], check=True, env=environment, **quiet)
-        seconds = time.monotonic() - begin
-        sys.stdout.write(f"left alone: {seconds:.1f} s\n")
+        process = subprocess.Popen([*command, str(folder / "whole")], env=environment, **quiet)
+        startup = wait_for_a_row(process, folder / "whole" / "metrics.jsonl")
+        if process.wait():
+            return 1
+        updating = time.monotonic() - begin - startup
+        sys.stdout.write(f"left alone: {startup:.1f} s to the first update, {updating:.1f} s after it\n")
 
         killed = 0
         while killed < arguments.kills:
             process = subprocess.Popen([*command, str(folder / "killed")], env=environment, **quiet)
+            limit = chance.uniform(0, startup)
+            if chance.random() < 0.8:
+                wait_for_a_row(process, folder / "killed" / "metrics.jsonl")
+                limit = chance.uniform(0, 2 * updating / arguments.kills)
             try:
-                process.wait(chance.uniform(0, 2 * seconds / arguments.kills + 0.6 * seconds))
+                process.wait(limit)
                 sys.stdout.write("finished before it was killed; begun again\n")
                 if process.returncode:
                     return 1
