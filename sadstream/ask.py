@@ -14,6 +14,10 @@ from sadstream.models import apply_head, hidden_states
 from sadstream.windows import Job
 
 _HEAD_ROWS = 256
+# Ids that are looked at together when the largest are sought.
+_BLOCK = 64
+# Masses below this lose digits as float32 numbers.
+_TINY = 1e-30
 
 
 class Kept(NamedTuple):
@@ -96,17 +100,28 @@ def distribution(
     Source: of draws, Sparse Logit Sampling, arXiv 2503.16870: shares of draws are unbiased for the probabilities.
     """
     logits_NV = logits_NV.float()
-    total_N1 = logits_NV.logsumexp(-1, keepdim=True)
+    best_N1 = logits_NV.amax(-1, keepdim=True)
+    # Each pass over [N, V] shows in the time that caching takes: these are few.
+    logits_NV = logits_NV - best_N1
+    masses_NV = logits_NV.exp()
+    mass_N = masses_NV.sum(-1)
+    total_N1 = mass_N.log()[:, None]
     logged = (logits_NV.gather(-1, logged_N[:, None]) - total_N1).squeeze(-1)
-    probs_NV = (logits_NV - total_N1).exp()
-    # p * log p, with 0 * -inf = 0.
-    entropy = (total_N1.squeeze(-1) * probs_NV.sum(-1)) - torch.where(probs_NV > 0, probs_NV * logits_NV, 0).sum(-1)
+    weighted_N = torch.linalg.vecdot(masses_NV, logits_NV)
+    if not weighted_N.isfinite().all():  # 0 * -inf, of ids that a model rules out
+        weighted_N = torch.where(masses_NV > 0, masses_NV * logits_NV, 0).sum(-1)
+    entropy = total_N1.squeeze(-1) - weighted_N / mass_N
     if n_draws:
-        ids_NK, shares_NK = _draw(probs_NV[:, :n_named], n_draws, seed)
+        ids_NK, shares_NK = _draw(masses_NV[:, :n_named], n_draws, seed)
         return ids_NK, shares_NK.log(), torch.full_like(entropy, float("-inf")), entropy, logged
-    values_NK, ids_NK = logits_NV[:, :n_named].topk(top_k, dim=-1)
+    values_NK, ids_NK = _largest(logits_NV[:, :n_named], top_k)
     logprobs_NK = values_NK - total_N1
-    tail = logits_NV.scatter(-1, ids_NK, float("-inf")).logsumexp(-1) - total_N1.squeeze(-1)
+    rest_N = masses_NV.scatter_(-1, ids_NK, 0.0).sum(-1)
+    tail = rest_N.log() - total_N1[:, 0]
+    is_tiny_N = rest_N < _TINY
+    if is_tiny_N.any():
+        others = logits_NV[is_tiny_N].scatter(-1, ids_NK[is_tiny_N], float("-inf"))
+        tail[is_tiny_N] = others.logsumexp(-1) - total_N1[is_tiny_N, 0]
     if top_p < 1:
         before_NK = logprobs_NK.exp().cumsum(-1) - logprobs_NK.exp()
         is_dropped_NK = before_NK >= top_p
@@ -116,6 +131,20 @@ def distribution(
         logprobs_NK = logprobs_NK.masked_fill(is_dropped_NK, float("-inf"))
         ids_NK = torch.where(is_dropped_NK, ids_NK[:, :1], ids_NK)
     return ids_NK, logprobs_NK, tail, entropy, logged
+
+
+def _largest(values_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row and where they stand, falling: `topk` of the blocks whose maxima are the k largest."""
+    n_rows, n_blocks = values_NV.shape[0], values_NV.shape[1] // _BLOCK
+    if n_blocks <= 4 * k:
+        return values_NV.topk(k, dim=-1)
+    blocks_NBW = values_NV[:, : n_blocks * _BLOCK].unflatten(-1, (n_blocks, _BLOCK))
+    block_NK = blocks_NBW.amax(-1).topk(k, dim=-1).indices
+    ids = (block_NK[:, :, None] * _BLOCK + torch.arange(_BLOCK, device=values_NV.device)).flatten(1)
+    rest = torch.arange(n_blocks * _BLOCK, values_NV.shape[1], device=values_NV.device).expand(n_rows, -1)
+    ids = torch.cat([ids, rest], -1)
+    values_NK, place_NK = values_NV.gather(-1, ids).topk(k, dim=-1)
+    return values_NK, ids.gather(-1, place_NK)
 
 
 def _draw(probs_NV: Tensor, n_draws: int, seed: int) -> tuple[Tensor, Tensor]:
