@@ -34,6 +34,18 @@ mutate *ARGS:
 real WHAT *ARGS:
     bash scripts/real_{{WHAT}}.sh {{ARGS}}
 
+# The closed circle on ALFWorld, two on-policy rounds: collect, segment, cache, train, evaluate, collect again
+circle *ARGS:
+    bash scripts/circle.sh {{ARGS}}
+
+# The training benchmark in bfloat16 on this machine's GPU
+gpu *ARGS:
+    bash scripts/gpu.sh {{ARGS}}
+
+# A run killed ten times at random against one left alone
+long-crash *ARGS:
+    .venv/bin/python scripts/long_crash.py {{ARGS}}
+
 # sdist and wheel
 build:
     .venv/bin/python -m pip wheel --no-deps --wheel-dir dist .

@@ -4,6 +4,7 @@ They give the top k and not the full distribution, so what is stored as entropy 
 most the true one. Imports no torch and no vLLM until a teacher is made.
 """
 
+import atexit
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +58,8 @@ class VllmTeacher:
             raise ModelError(
                 f"{path}: vLLM cannot load it: {reason}", hint="VLLM_LOGGING_LEVEL=INFO says more"
             ) from error
+        # Its processes outlive the caller's last line otherwise, and the interpreter waits for them.
+        atexit.register(self._model.llm_engine.engine_core.shutdown)
         self._sampling = vllm.SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=top_k, detokenize=False)
         self.facts = {"backend": f"vllm {vllm.__version__}", "dtype": options["dtype"]}
         self.batch_tokens = _SIDE_BY_SIDE

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What to type on a machine with a GPU: its card, the training benchmark in bfloat16, and a run of the tests' cache on it.
+# What to type on a machine with a GPU: prints its card and runs the training benchmark in bfloat16.
 # With `--device cpu --small` it goes through the same without one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
