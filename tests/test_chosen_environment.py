@@ -142,8 +142,11 @@ def test_an_option_that_does_not_fit_is_named(options, named):
 @pytest.mark.parametrize(
     ("name", "named"),
     [
-        ("alfwrld", "ConfigError: unknown environment 'alfwrld' | did you mean alfworld?"),
-        ("chess", "ConfigError: unknown environment 'chess' | one of: alfworld, hotpotqa, webshop, module:Class"),
+        ("alfwrld", "ConfigError: unknown environment 'alfwrld' | did you mean alfworld or textworld?"),
+        (
+            "chess",
+            "ConfigError: unknown environment 'chess' | one of: alfworld, hotpotqa, textworld, webshop, module:Class",
+        ),
         ("no_such_module:Class", "ConfigError: --env no_such_module:Class: no module 'no_such_module'"),
         ("tests.no_such:Class", "ConfigError: --env tests.no_such:Class: no module 'tests.no_such'"),
         ("tests.worlds:Eco", "ConfigError: --env tests.worlds:Eco: tests.worlds has no 'Eco' | did you mean Echo"),

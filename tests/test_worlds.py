@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sadstream.environments import ENVIRONMENTS
 from sadstream.environments.chosen import load_agent, load_environment
 from sadstream.episodes import Episode, play
 from sadstream.segment import segment
@@ -30,14 +29,14 @@ def any_action(environment: Any, choice: int) -> str:
     return Random(choice).choice(listed) if listed else environment.random_action(Random(choice))
 
 
-@pytest.mark.parametrize("name", ENVIRONMENTS)
+@pytest.mark.parametrize("name", SPLITS)
 @settings(max_examples=6)
 @given(choices=st.lists(st.integers(0, 10_000), min_size=4, max_size=12))
 def test_every_world_keeps_the_laws(name, choices):
     check_laws(partial(load_environment, name, {}), SPLITS[name], choices, actions=any_action)
 
 
-@pytest.mark.parametrize("name", ENVIRONMENTS)
+@pytest.mark.parametrize("name", SPLITS)
 def test_a_random_player_says_only_what_is_valid(name):
     agent = load_agent("random", name, {})
     for number, task_id in enumerate(world(name).task_ids(SPLITS[name])[:8]):
@@ -46,7 +45,7 @@ def test_a_random_player_says_only_what_is_valid(name):
         assert play(world(name), agent, task_id, seed=number, max_steps=12) == episode
 
 
-@pytest.mark.parametrize("name", ENVIRONMENTS)
+@pytest.mark.parametrize("name", SPLITS)
 def test_an_expert_beats_a_random_player_and_its_text_is_cut_as_it_was_written(name):
     environment = world(name)
     tasks = environment.task_ids(SPLITS[name])[:10]

@@ -24,6 +24,11 @@ ENVIRONMENTS: dict[str, Entry] = {
         "sadstream.environments.hotpotqa_expert:HotPotQAExpert",
         "questions over a closed set of Wikipedia paragraphs (HotPotQA, ReAct's tool)",
     ),
+    "textworld": Entry(
+        "sadstream.environments.textworld_engine:TextWorld",
+        "sadstream.environments.textworld_engine:TextWorldExpert",
+        "games of a file of yours (TextWorld; needs the extra `textworld` and --data)",
+    ),
     "webshop": Entry(
         "sadstream.environments.webshop:WebShop",
         "sadstream.environments.webshop_expert:WebShopExpert",
