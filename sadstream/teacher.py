@@ -15,6 +15,7 @@ import polars as pl
 
 from sadstream.chat import read_template
 from sadstream.codec import MOST_DRAWS, Mode
+from sadstream.endpoint import Endpoint
 from sadstream.errors import ConfigError, ManifestError, RenderError
 from sadstream.manifest import (
     MANIFEST,
@@ -28,6 +29,7 @@ from sadstream.manifest import (
 from sadstream.model_files import model_fingerprint, resolve_model, tokenizer_fingerprint, window_length
 from sadstream.progress import Progress
 from sadstream.score import KINDS
+from sadstream.served_teachers import ServedTeacher, VllmTeacher
 from sadstream.shards import Sample, scan_index, write_shard
 from sadstream.teacher_index import (
     TEACHER_INDEX,
@@ -38,7 +40,7 @@ from sadstream.teacher_index import (
     tokens_in,
     window_key,
 )
-from sadstream.teachers import Backend, Endpoint, LocalTeacher, ServedTeacher, Teacher, VllmTeacher
+from sadstream.teachers import Backend, LocalTeacher, Teacher
 from sadstream.windows import Job, Plan, Positions, Render, plan_windows
 from sadstream_schemas import InputFile, Manifest, Shard
 

@@ -1,13 +1,11 @@
-"""The teachers that can be asked: a model of transformers here, one in vLLM, or one behind a server."""
+"""What a teacher is that can be asked, and one of transformers in this process."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from sadstream.codec import TeacherArrays
-from sadstream.endpoint import Endpoint
 from sadstream.errors import ConfigError
-from sadstream.served_teachers import ServedTeacher, VllmTeacher
 from sadstream.windows import Job
 
 Backend = Literal["transformers", "vllm", "openai"]
@@ -60,6 +58,3 @@ class LocalTeacher:
         from sadstream.ask import ask
 
         return ask(self._model, jobs, self._kept)
-
-
-__all__ = ["Backend", "Endpoint", "LocalTeacher", "ServedTeacher", "Teacher", "VllmTeacher"]
