@@ -6,9 +6,21 @@ import json
 import random
 from collections import Counter
 
+import msgspec
 import pytest
 
-from sadstream.formats import crewai, gemini, intercode, otel, qwen_code, smolagents, toolbench, webvoyager
+from sadstream.formats import (
+    crewai,
+    gemini,
+    gemini_cli,
+    intercode,
+    openclaw,
+    otel,
+    qwen_code,
+    smolagents,
+    toolbench,
+    webvoyager,
+)
 from sadstream.formats.crewai import cut_turn
 from sadstream.frames import row_trajectory
 from sadstream.logs import scan_logs
@@ -26,6 +38,7 @@ FOLDERS = {
     "otel-genai": {"otel"},
     "otel-openclaw": {"openclaw"},
 }
+MODULES = (gemini, gemini_cli, qwen_code, toolbench, intercode, otel, openclaw, webvoyager, crewai, smolagents)
 OURS = set().union(*FOLDERS.values()) | {"smolagents", "otel-lines"}
 
 
@@ -122,7 +135,7 @@ def test_no_other_log_is_taken_for_one_of_these(shared_data):
         if path.is_file() and path.parent.name not in FOLDERS and ".json" in path.name:
             data = load(path)
             for record in [data, *data] if isinstance(data, list) else [data, *data.values()]:
-                for module in (gemini, qwen_code, toolbench, intercode, otel, webvoyager, crewai, smolagents):
+                for module in MODULES:
                     assert not any(f.recognise(record) for f in module.FORMATS), path
 
 
@@ -784,6 +797,169 @@ def test_otel_sub_agents_are_trajectories_of_their_own(tmp_path):
     assert (outer.parent_id, inner.parent_id) == (None, outer.id)
 
 
+def flat_span(number, attributes, **about):
+    return {"trace_id": "t", "span_id": str(number), "start_time": number, "attributes": attributes, **about}
+
+
+FLAT = {
+    "gen_ai.prompt": ("gen_ai.prompt.{}.{}", "gen_ai.completion.{}.{}", "tool_calls.0.name", "tool_calls.0.arguments"),
+    "llm.input_messages": (
+        "llm.input_messages.{}.message.{}",
+        "llm.output_messages.{}.message.{}",
+        "tool_calls.0.tool_call.function.name",
+        "tool_calls.0.tool_call.function.arguments",
+    ),
+}
+
+
+@pytest.mark.parametrize("convention", FLAT)
+def test_messages_spread_over_indexed_attributes_are_read(tmp_path, convention):
+    asked, said, name, arguments = FLAT[convention]
+    first = {asked.format(0, "role"): "user", asked.format(0, "content"): "q"}
+    call = {name: "look", arguments: '{"a":  1}'}
+    history = {asked.format(1, field): value for field, value in {"role": "assistant", **call}.items()}
+    # Ten messages and more: an index is a number, not a text.
+    later = {asked.format(n, f): v for n in range(2, 12) for f, v in (("role", "tool"), ("content", f"r{n}"))}
+    spans = [
+        flat_span(1, {**first, said.format(0, "role"): "assistant", **{said.format(0, f): v for f, v in call.items()}}),
+        flat_span(2, {**first, **history, **later, said.format(0, "content"): "done", "llm.x": 1}),
+    ]
+    (run,) = read(tmp_path, *spans)
+    assert kinds(run) == ["context", "act", *["observation"] * 10, "act"]
+    assert bodies(run)[1:] == ['look({"a":  1})', *(f"r{n}" for n in range(2, 12)), "done"]
+    assert run.task == "q"
+    assert "r5" not in msgspec.json.encode([s.extra for s in run.spans]).decode()
+
+
+def test_openinference_kinds_are_operations_and_tools_answer(tmp_path):
+    kind = "openinference.span.kind"
+    spans = [
+        flat_span(1, {kind: "AGENT", "input.value": "q"}),
+        flat_span(
+            2,
+            {
+                kind: "LLM",
+                "llm.input_messages.0.message.role": "user",
+                "llm.input_messages.0.message.contents.0.message_content.type": "text",
+                "llm.input_messages.0.message.contents.0.message_content.text": "q",
+                "llm.output_messages.0.message.tool_calls.0.tool_call.id": "c",
+                "llm.output_messages.0.message.tool_calls.0.tool_call.function.name": "f",
+                "llm.output_messages.0.message.tool_calls.0.tool_call.function.arguments": "{}",
+                "llm.tools.0.tool.json_schema": '{"type": "function"}',
+            },
+            parent_id="1",
+        ),
+        flat_span(3, {kind: "TOOL", "tool.name": "f", "input.value": "{}", "output.value": "r"}, parent_id="1"),
+    ]
+    (run,) = read(tmp_path, {"spans": spans})
+    assert (kinds(run), bodies(run)) == (["context", "act", "observation"], ["q", "f({})", "r"])
+    assert [bytes(tool) for tool in run.tools] == [b'{"type": "function"}']
+
+
+def test_messages_in_events_of_a_span_are_read(tmp_path):
+    def event(name, **attributes):
+        return {"name": f"gen_ai.{name}", "attributes": attributes}
+
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    choice = json.dumps({"role": "assistant", "content": "I look.", "tool_calls": [call]})
+    apart = [
+        event("system.message", content="s"),
+        event("user.message", content="q"),
+        event("choice", index=0, message=choice),
+    ]
+    together = [
+        event(
+            "client.inference.operation.details",
+            **{
+                "gen_ai.input.messages": json.dumps([{"role": "user", "content": "q"}]),
+                "gen_ai.output.messages": json.dumps([{"role": "assistant", "content": "done"}]),
+            },
+        )
+    ]
+    (run,) = read(tmp_path, flat_span(1, {"gen_ai.operation.name": "chat"}, events=apart))
+    assert (kinds(run), bodies(run)) == (["context", "context", "reason", "act"], ["s", "q", "I look.", "f({})"])
+    (run,) = read(tmp_path, flat_span(1, {"gen_ai.operation.name": "chat"}, events=together))
+    assert (kinds(run), bodies(run)) == (["context", "act"], ["q", "done"])
+
+
+CLI_CALL = {
+    "id": "c",
+    "name": "read_file",
+    "args": {"path": "a"},
+    "result": [{"functionResponse": {"id": "c", "name": "read_file", "response": {"output": "x"}}}],
+    "status": "success",
+}
+
+
+def cli_message(name, kind, content, **about):
+    return {"id": name, "timestamp": "t", "type": kind, "content": content, **about}
+
+
+def test_gemini_cli_sessions_hold_thoughts_calls_and_results(tmp_path):
+    thought = {"subject": "Look", "description": "Read it.", "timestamp": "t"}
+    messages = [
+        cli_message("a", "user", [{"text": "q"}]),
+        cli_message("i", "info", "update available"),
+        cli_message("b", "gemini", "I look.", thoughts=[thought], toolCalls=[CLI_CALL, {**CLI_CALL, "result": None}]),
+        cli_message("d", "gemini", [{"text": "Done."}]),
+        cli_message("e", "user", "thanks"),
+    ]
+    (run,) = read(tmp_path, {"sessionId": "s", "projectHash": "h", "messages": messages})
+    assert kinds(run) == ["context", "reason", "reason", "act", "act", "observation", "act", "observation"]
+    assert bodies(run)[1:4] == ["**Look**\n\nRead it.", "I look.", 'read_file({"path": "a"})']
+    assert (run.id, run.task, run.source.format) == ("s", "q", "gemini-cli")
+    assert "update available" in msgspec.json.encode(run.extra).decode()
+
+
+def test_gemini_cli_logs_are_replayed(tmp_path):
+    lines = [
+        {"sessionId": "s", "projectHash": "h", "startTime": "t"},
+        cli_message("a", "user", "q"),
+        cli_message("b", "gemini", "I look."),
+        {"$set": {"lastUpdated": "u"}},
+        cli_message("b", "gemini", "I look.", toolCalls=[CLI_CALL]),
+        cli_message("x", "user", "wrong"),
+        cli_message("y", "gemini", "never"),
+        {"$rewindTo": "x"},
+        cli_message("d", "gemini", "Done."),
+    ]
+    (run,) = read(tmp_path, *lines)
+    assert (kinds(run), bodies(run)[3:]) == (
+        ["context", "reason", "act", "observation", "act"],
+        ['{"output": "x"}', "Done."],
+    )
+    (gone,) = read(
+        tmp_path, *lines, {"$rewindTo": "nobody"}, cli_message("z", "user", "q2"), cli_message("w", "gemini", "a")
+    )
+    assert bodies(gone) == ["q2", "a"]
+
+
+SMOL_CODE = {"<code>": "Thought: sum\n<code>\nf()\n</code>", "```": "Thought: sum\nCode:\n```py\nf()\n```<end_code>"}
+
+
+@pytest.mark.parametrize("mark", SMOL_CODE)
+def test_smolagents_chats_act_by_code(tmp_path, mark):
+    calling = "\nCalling tools:\n[{'id': 'call_1', 'function': {'name': 'python_interpreter', 'arguments': 'f()'}}]"
+    log = chat(
+        ("system", "s"),
+        ("user", "New task:\nq"),
+        ("assistant", SMOL_CODE[mark] + calling),
+        ("user", "Observation:\nExecution logs:\n32"),
+        ("assistant", SMOL_CODE[mark].replace("f()", "final_answer(32)")),
+    )
+    (run,) = read(tmp_path, log)
+    assert run.source.format == "smolagents-chat"
+    assert kinds(run) == ["context", "context", "reason", "act", "context", "observation", "reason", "act"]
+    assert [arguments(run, s) for s in run.spans if s.kind == "act"] == ["f()", "final_answer(32)"]
+    assert [s.author for s in run.spans][4] == "system"
+
+
+def test_code_that_nobody_ran_is_no_smolagents_chat():
+    shown = chat(("user", "how?"), ("assistant", "So:\n<code>\nf()\n</code>"), ("user", "thanks"))
+    named = chat(("user", "how?"), ("assistant", "Use <code>f()</code>."), ("user", "Observation: it works"))
+    assert not any(f.recognise(log) for f in smolagents.FORMATS for log in (shown, named))
+
+
 # ---- whatever a record holds, it is read or refused
 
 
@@ -817,6 +993,12 @@ def small_records(shared_data):
     formats = shared_data / "formats"
     yield "gemini", load(formats / "gemini/crewai_conversations.jsonl")[0]
     yield "gemini", load(formats / "gemini/pydantic_ai_request_response_pairs.jsonl")[5]
+    yield "gemini-cli", {"sessionId": "s", "messages": [cli_message("b", "gemini", "a", toolCalls=[CLI_CALL])]}
+    yield "gemini-cli line", cli_message("b", "gemini", [{"text": "a"}], thoughts=[{"subject": "s"}])
+    yield "smolagents chat", chat(("assistant", SMOL_CODE["<code>"]), ("user", "Observation: r"))
+    first, second, *_ = FLAT["llm.input_messages"]
+    flat = {first.format(0, "role"): "tool", second.format(0, "tool_calls.0.id"): "c"}
+    yield "otel flat", flat_span(1, flat, events=[{"name": "gen_ai.choice", "attributes": {"message": "{}"}}])
     yield "qwen", load(formats / "qwen-code/qwen_code.jsonl")[3]
     yield "toolbench", load(formats / "toolbench/G1_answer_10_ChatGPT_DFS_woFilter_w2.json")
     yield "intercode", load(formats / "intercode/ic_bash_react_10_turns_fs_3.json")["0"]

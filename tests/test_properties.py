@@ -85,6 +85,35 @@ MADE_UP = {
         otel_line(1, **{"input.messages": '[{"role": "user", "parts": [{"type": "text", "content": "q"}]}]'}),
         otel_line(2, **{"output.messages": '[{"role": "assistant", "parts": [{"type": "text", "content": "a"}]}]'}),
     ],
+    "smolagents-chat": [
+        {
+            "messages": [
+                {"role": "user", "content": "New task:\nq"},
+                {"role": "assistant", "content": "Thought: sum\n<code>\nprint(2)\n</code>"},
+                {"role": "user", "content": "Observation:\nExecution logs:\n2"},
+            ]
+        }
+    ],
+    "gemini-cli": [
+        {
+            "sessionId": "s",
+            "messages": [
+                {"id": "a", "type": "user", "content": [{"text": "Fix it"}]},
+                {
+                    "id": "b",
+                    "type": "gemini",
+                    "content": "I look.",
+                    "thoughts": [{"subject": "Look", "description": "Read it."}],
+                    "toolCalls": [{"id": "c", "name": "read_file", "args": {"path": "a"}, "result": "x"}],
+                },
+            ],
+        }
+    ],
+    "gemini-cli-lines": [
+        {"sessionId": "s", "projectHash": "h"},
+        {"id": "a", "timestamp": "t", "type": "user", "content": "Fix it"},
+        {"id": "b", "timestamp": "t", "type": "gemini", "content": "Done."},
+    ],
     "notebook": [
         {
             "nbformat": 4,

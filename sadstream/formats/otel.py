@@ -7,6 +7,21 @@ import msgspec
 
 from sadstream.formats.kinds import RecordFormat, SessionFormat, SessionRecord
 from sadstream.formats.matching import match_by_order
+from sadstream.formats.otel_attributes import (
+    INPUT,
+    OPERATION,
+    OUTPUT,
+    SYSTEM,
+    TOOL_ARGUMENTS,
+    TOOL_ID,
+    TOOL_NAME,
+    TOOL_RESULT,
+    TOOLS,
+    first_of,
+    is_about_agents,
+    is_mapped,
+    known_attributes,
+)
 from sadstream.formats.outcomes import as_text
 from sadstream.formats.pieces import AUTHORS, Piece, call, context, observation, say, thought, unreadable
 from sadstream.formats.verbatim import (
@@ -23,21 +38,8 @@ from sadstream.formats.verbatim import (
 )
 from sadstream.frames import Draft
 
-_PREFIX = "gen_ai."
-_OPERATION = "gen_ai.operation.name"
 _MODEL = ("chat", "call_llm", "text_completion", "generate_content")
-_INPUT = ("gen_ai.input.messages",)
-_OUTPUT = ("gen_ai.output.messages", "gen_ai.output", "gen_ai.completion")
-_SYSTEM = ("gen_ai.system_instructions",)
-_TOOLS = ("gen_ai.tool.definitions",)
-_TOOL_NAME = ("gen_ai.tool.name",)
-_TOOL_ARGUMENTS = ("gen_ai.tool.call.arguments", "gen_ai.tool.args")
-_TOOL_RESULT = ("gen_ai.tool.call.result", "gen_ai.output", "gen_ai.tool.output")
-_TOOL_ID = ("gen_ai.tool.call.id",)
-_MAPPED = (*_INPUT, *_OUTPUT, *_SYSTEM, *_TOOLS, *_TOOL_NAME, *_TOOL_ARGUMENTS, *_TOOL_RESULT, *_TOOL_ID)
 _STARTS = ("start_time", "startTimeUnixNano", "start_time_unix_nano", "startTime", "start_time_ns")
-_PARENTS = ("parentSpanId", "parent_span_id", "parent_id")
-_OTLP_VALUES = ("stringValue", "intValue", "boolValue", "doubleValue", "bytesValue")
 
 
 class _Span(msgspec.Struct):
@@ -62,7 +64,7 @@ def is_span(value: Any) -> bool:
         names = [a.get("key") for a in attributes if isinstance(a, dict)]
     else:
         names = list(attributes) if isinstance(attributes, dict) else []
-    return any(isinstance(name, str) and name.startswith(_PREFIX) for name in names)
+    return any(isinstance(name, str) and is_about_agents(name) for name in names)
 
 
 def _has_span(value: Any) -> bool:
@@ -207,7 +209,7 @@ def _says(span: _Span) -> bool:
 
 
 def _has_words(span: _Span) -> bool:
-    return any(name in span.attributes for name in (*_INPUT, *_OUTPUT))
+    return any(name in span.attributes for name in (*INPUT, *OUTPUT))
 
 
 def _failed(span: _Span) -> bool:
@@ -231,16 +233,16 @@ def _span(fields: Fields, number: int) -> _Span:
     above = (
         fields_of(parent).get("span_id")
         if is_object(parent)
-        else _first(fields, ("parentSpanId", "parent_span_id", "parent_id"))
+        else first_of(fields, ("parentSpanId", "parent_span_id", "parent_id"))
     )
-    attributes = _attributes(fields.get("attributes"))
+    attributes = known_attributes(fields)
     return _Span(
         number=number,
-        trace=text_of(_first(at, ("trace_id", "traceId"))),
-        id=text_of(_first(at, ("span_id", "spanId"))),
+        trace=text_of(first_of(at, ("trace_id", "traceId"))),
+        id=text_of(first_of(at, ("span_id", "spanId"))),
         parent=text_of(above),
-        operation=text_of(attributes.get(_OPERATION)),
-        start=_instant(text_of(_first(fields, _STARTS)), number),
+        operation=text_of(first_of(attributes, OPERATION)),
+        start=_instant(text_of(first_of(fields, _STARTS)), number),
         attributes=attributes,
         fields=fields,
     )
@@ -251,25 +253,6 @@ def _instant(text: str, number: int) -> tuple[int, int, str]:
     if text.isascii() and text.isdigit() and len(text) < 40:
         return 0, int(text), ""
     return (1, 0, text) if text else (2, number, "")
-
-
-def _attributes(raw: Json | None) -> Fields:
-    """Attributes by name, of an object or of OTLP's list of `{key, value: {stringValue}}`."""
-    if is_object(raw):
-        return fields_of(raw)
-    found: Fields = {}
-    for item in filter(is_object, items_of(raw)):
-        pair = fields_of(item)
-        value = pair.get("value")
-        if value is None:
-            continue
-        inner = fields_of(value) if is_object(value) else {}
-        found[text_of(pair.get("key"))] = _first(inner, _OTLP_VALUES) or value
-    return found
-
-
-def _first(fields: Fields, names: Sequence[str]) -> msgspec.Raw | None:
-    return next((fields[name] for name in names if name in fields and bytes(fields[name]) != b"null"), None)
 
 
 def _conversation(spans: Sequence[_Span]) -> Draft:
@@ -283,7 +266,7 @@ def _conversation(spans: Sequence[_Span]) -> Draft:
     message = 0
     answered: set[str] = set()
     open_calls: list[Piece] = []
-    outputs = any(_first(s.attributes, _OUTPUT) for s in spans if s.operation != "execute_tool")
+    outputs = any(first_of(s.attributes, OUTPUT) for s in spans if s.operation != "execute_tool")
     any_tool = any(s.operation == "execute_tool" for s in spans)
     for span in spans:
         made: list[Piece] = []
@@ -292,12 +275,12 @@ def _conversation(spans: Sequence[_Span]) -> Draft:
             answered.update(p["call_id"] for p in made if p.get("call_id"))
             message += 1
         else:
-            tools = tools or [bytes(t).decode() for t in _items(_first(span.attributes, _TOOLS))]
-            system = _first(span.attributes, _SYSTEM)
+            tools = tools or [bytes(t).decode() for t in _items(first_of(span.attributes, TOOLS))]
+            system = first_of(span.attributes, SYSTEM)
             if system is not None and not pieces:
                 made += _system_pieces(system, message=message)
                 message += 1
-            history = _messages(_first(span.attributes, _INPUT))
+            history = _messages(first_of(span.attributes, INPUT))
             for raw in history[n_known:]:
                 if n_known and outputs and _role(raw) == "assistant":
                     continue
@@ -310,7 +293,7 @@ def _conversation(spans: Sequence[_Span]) -> Draft:
                 made += fresh
                 message += bool(fresh)
             n_known = max(n_known, len(history))
-            spoken = _output_pieces(_first(span.attributes, _OUTPUT), message=message)
+            spoken = _output_pieces(first_of(span.attributes, OUTPUT), message=message)
             made += spoken
             message += 1
             n_known += bool(spoken) and bool(history)
@@ -336,12 +319,12 @@ def _unmapped(span: _Span) -> Fields:
     raw = span.fields.get("attributes")
     left: dict[str, Json | str] = dict(span.fields)
     if is_object(raw):
-        left["attributes"] = json_object(rest(span.attributes, _MAPPED))
+        left["attributes"] = json_object({n: v for n, v in fields_of(raw).items() if not is_mapped(n)})
     else:
         kept = [
             bytes(i).decode()
             for i in items_of(raw)
-            if not (is_object(i) and text_of(fields_of(i).get("key")) in _MAPPED)
+            if not (is_object(i) and is_mapped(text_of(fields_of(i).get("key"))))
         ]
         left["attributes"] = f"[{','.join(kept)}]"
     return fields_of(json_object(left).encode())
@@ -349,9 +332,9 @@ def _unmapped(span: _Span) -> Fields:
 
 def _tool_pieces(span: _Span, open_calls: list[Piece], *, message: int) -> list[Piece]:
     """What a tool gave back; and its call, if no model's words hold it."""
-    name = text_of(_first(span.attributes, _TOOL_NAME))
-    call_id = text_of(_first(span.attributes, _TOOL_ID)) or None
-    arguments = text_of(_first(span.attributes, _TOOL_ARGUMENTS))
+    name = text_of(first_of(span.attributes, TOOL_NAME))
+    call_id = text_of(first_of(span.attributes, TOOL_ID)) or None
+    arguments = text_of(first_of(span.attributes, TOOL_ARGUMENTS))
     if call_id:
         asked = next((p for p in open_calls if p.get("call_id") == call_id), None)
         asked = asked or next((p for p in open_calls if p["name"] == name and not p.get("call_id")), None)
@@ -365,7 +348,7 @@ def _tool_pieces(span: _Span, open_calls: list[Piece], *, message: int) -> list[
         open_calls.remove(asked)
     # The model's words often lack the id that the tool's span has.
     asked["call_id"] = asked.get("call_id") or call_id
-    result = text_of(_first(span.attributes, _TOOL_RESULT))
+    result = text_of(first_of(span.attributes, TOOL_RESULT))
     made.append(
         observation(
             result, message=message, name=name, call_id=call_id or asked.get("call_id"), error=_failed(span) or None
@@ -444,7 +427,7 @@ def _part_pieces(part: Json, author: str, message: int, *, begun: bool, calls: b
         return [noted(piece, rest(fields, ("type", "name", "arguments", "id")))]
     if kind == "tool_call_response":
         piece = observation(
-            text_of(_first(fields, ("response", "result"))),
+            text_of(first_of(fields, ("response", "result"))),
             message=message,
             call_id=string_of(fields.get("id")),
             name=text_of(fields.get("name")),
@@ -500,84 +483,12 @@ def _tool_list_call(fields: Fields, message: int) -> Piece:
     return noted(piece, rest(fields, ("tool.name", "tool.args")))
 
 
-def recognise_event(record: Any) -> bool:
-    """A telemetry event of openclaw: a message, the start of an agent, the start or end of a tool."""
-    if not isinstance(record, dict) or not isinstance(record.get("type"), str):
-        return False
-    match record["type"]:
-        case "tool.start" | "tool.end":
-            return isinstance(record.get("toolName"), str)
-        case "agent.start" | "agent.end":
-            return isinstance(record.get("sessionKey"), str)
-        case "message.in" | "message.out" | "message.sending":
-            return isinstance(record.get("channel"), str)
-        case _:
-            return False
-
-
-def read_events(records: list[SessionRecord]) -> Iterable[Draft]:
-    """A trajectory for the main agent, and one for each sub-agent; ends answer starts by name and order."""
-    sessions: dict[str, list[SessionRecord]] = {}
-    for record in records:
-        key = record.value.get("sessionKey")
-        sub = isinstance(key, str) and ":subagent:" in key
-        sessions.setdefault(key if sub else "", []).append(record)
-    main = [e.value["sessionKey"] for e in sessions.get("", ()) if isinstance(e.value.get("sessionKey"), str)]
-    for session, events in sessions.items():
-        pieces = _event_pieces(events)
-        yield Draft(
-            record=session or events[0].key,
-            pieces=match_by_order(pieces),
-            task=next((p["text"] for p in pieces if p["author"] == "user" and p["text"]), None),
-            id=session or None,
-            parent_id=main[0] if session and main else None,
-        )
-
-
-def _event_pieces(events: list[SessionRecord]) -> list[Piece]:
-    pieces: list[Piece] = []
-    said: set[tuple[str, str]] = set()
-    acted = False
-    for number, event in enumerate(events):
-        fields = fields_of(event.raw)
-        piece = _event_piece(fields, number, acted=acted, said=said)
-        acted = acted or piece["kind"] == "act"
-        pieces.append(piece)
-    return pieces
-
-
-def _event_piece(fields: Fields, number: int, *, acted: bool, said: set[tuple[str, str]]) -> Piece:
-    """An event's piece; a text that the event before gave already renders to nothing."""
-    kind = text_of(fields.get("type"))
-    if kind == "tool.start":
-        piece = call(text_of(fields.get("toolName")), text_of(fields.get("params")), message=number)
-        return noted(piece, rest(fields, ("toolName", "params")))
-    if kind == "tool.end":
-        success = fields.get("success")
-        piece = observation(
-            text_of(_first(fields, ("result", "output", "error"))),
-            message=number,
-            name=text_of(fields.get("toolName")),
-            error=None if success is None else bytes(success) == b"false",
-        )
-        return noted(piece, rest(fields, ("toolName",)))
-    name = "prompt" if kind == "agent.start" else "content"
-    text = string_of(fields.get(name)) or ""
-    author = "agent" if kind in ("message.sending", "message.out") else "user"
-    if not text or (author, text) in said:
-        # Of the kind that it would have had, so that no step opens after it.
-        repeated = "act" if author == "agent" else "observation" if acted else "context"
-        return unreadable(repeated, [json_object(fields)], message=number, author=author)
-    said.add((author, text))
-    if author == "agent":
-        piece = say(text, message=number)
-    else:
-        piece = (observation if acted else context)(text, message=number, author="user")
-    return noted(piece, rest(fields, (name,)))
-
-
 FORMATS = (
-    RecordFormat("otel", "OpenTelemetry GenAI spans (`gen_ai.*`) in one record", recognise, read),
+    RecordFormat(
+        "otel",
+        "OpenTelemetry GenAI spans in one record, OpenLLMetry's and OpenInference's too",
+        recognise,
+        read,
+    ),
     SessionFormat("otel-lines", "OpenTelemetry GenAI spans, OTLP or one a line", recognise_line, read_lines),
-    SessionFormat("openclaw", "telemetry events of openclaw (`tool.start`, `tool.end`)", recognise_event, read_events),
 )

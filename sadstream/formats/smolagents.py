@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from sadstream.formats.content import content_of
 from sadstream.formats.kinds import RecordFormat
-from sadstream.formats.outcomes import as_text, outcome_fields
+from sadstream.formats.outcomes import as_text, outcome_fields, remaining
 from sadstream.formats.pieces import Piece, call, context, observation, thought, unreadable, verbatim
 from sadstream.formats.verbatim import (
     Fields,
@@ -25,7 +26,18 @@ _NAMES = ("steps", "memory")
 _CODE = re.compile(
     r"<code>\s*(.*?)\s*(?:</code>|\Z)|^Code:[ \t]*\n```[a-z]*\n(.*?)\n?(?:```(?:<end_code>)?|\Z)", re.M | re.S
 )
-_STEP = ("observations", "model_output", "code_action", "action_output")
+# What the framework adds to the agent's turn: its calls, which repeat the code.
+_CALLING = re.compile(r"^Calling tools:\n(?=\[)", re.M)
+_CHATS = ("messages", "conversation", "conversations")
+_CHAT_AUTHORS = {
+    "system": "system",
+    "user": "user",
+    "assistant": "agent",
+    "tool-call": "agent",
+    "tool-response": "environment",
+    "tool": "environment",
+}
+_REPLIES = ("Observation:", "Error:", "Call id:")
 
 
 def recognise(record: Any) -> bool:
@@ -136,8 +148,107 @@ def code_turn(text: str, number: int) -> list[Piece]:
     ]
 
 
+def recognise_chat(record: Any) -> bool:
+    """Messages without `tool_calls`, of which an agent's turn is code or calls in words, and the next one answers it.
+
+    The code of a last turn has no answer, and gives one itself.
+    """
+    messages = _chat(record)[1]
+    turns = [(_CHAT_AUTHORS[m["role"]], _plain(m.get("content"))) for m in messages]
+    spoken = [index for index, (author, _) in enumerate(turns) if author == "agent"]
+    return any(
+        _acts_in_words(turns[i][1])
+        and (turns[i + 1][1].startswith(_REPLIES) if i + 1 < len(turns) else "final_answer(" in turns[i][1])
+        for i in spoken
+        if i + 1 == len(turns) or turns[i + 1][0] != "agent"
+    )
+
+
+def _acts_in_words(text: str) -> bool:
+    found = _CODE.search(text)
+    # A tag in a line is a mention.
+    return bool(_CALLING.search(text)) or (
+        found is not None and text[: found.start()].rpartition("\n")[2].strip() == ""
+    )
+
+
+def _plain(content: Any) -> str:
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else ""
+    return "".join(b["text"] for b in content if isinstance(b, dict) and isinstance(b.get("text"), str))
+
+
+def _chat(record: Any) -> tuple[str, list[dict[str, Any]]]:
+    names = [n for n in _CHATS if n in record] if isinstance(record, dict) else [""]
+    for name in names:
+        messages = record[name] if name else record
+        if isinstance(messages, list) and messages and all(map(_is_message, messages)):
+            return name, messages
+    return "", []
+
+
+def _is_message(message: Any) -> bool:
+    return (
+        isinstance(message, dict)
+        and isinstance(message.get("role"), str)
+        and message["role"] in _CHAT_AUTHORS
+        and isinstance(message.get("content"), str | list)
+        and not message.get("tool_calls")
+    )
+
+
+def read_chat(record: Any, raw: bytes) -> Iterable[Draft]:
+    """One trajectory, verbatim: the agent's code is an act, and what the framework adds to its turn is context."""
+    name, _ = _chat(record)
+    fields = fields_of(raw) if name else {}
+    pieces: list[Piece] = []
+    for number, item in enumerate(items_of(fields[name] if name else raw)):
+        message = fields_of(item)
+        role = text_of(message.get("role"))
+        text, opaque = content_of(message.get("content"))
+        made = _turn(text, role, number, begun=any(p["kind"] == "act" for p in pieces))
+        made = made or [unreadable("context", ["{}"], message=number, author=_CHAT_AUTHORS[role])]
+        if opaque:
+            made[0]["opaque"] = opaque
+        usual = role if role in ("system", "user", "assistant", "tool") else ""
+        made[0] = noted(made[0], rest(message, ("content", *(("role",) if usual else ()))))
+        pieces += made
+    outcome = outcome_fields({k: v for k, v in record.items() if k != name}) if name else {"mapped": set()}
+    mapped = outcome.pop("mapped") | {name}
+    outcome.setdefault("task", next((p["text"] for p in pieces if p["author"] == "user"), None))
+    yield Draft(pieces=pieces, extra=remaining(fields, mapped), **outcome)
+
+
+def _turn(text: str, role: str, number: int, *, begun: bool) -> list[Piece]:
+    author = _CHAT_AUTHORS[role]
+    if not text:
+        return []
+    if author != "agent":
+        kind = "observation" if author == "environment" or (begun and author == "user") else "context"
+        return [verbatim(kind, text, message=number, author=author)]
+    calling = _CALLING.search(text)
+    said = text[: calling.start()] if calling else text
+    if _acts_in_words(said):
+        made = code_turn(said, number)
+    elif calling:
+        made = [verbatim("reason", said, message=number, author="agent", last=False)] if said else []
+        return [*made, verbatim("act", text[calling.start() :], message=number, author="agent", syntax="text")]
+    else:
+        made = [verbatim("act", said, message=number, author="agent")]
+    if calling:
+        made[-1]["suffix"] = ""
+        made.append(verbatim("context", text[calling.start() :], message=number, author="system"))
+    return made
+
+
 FORMATS = (
     RecordFormat(
         "smolagents", "steps of a smolagents agent's memory (`model_output`, `observations`)", recognise, read
+    ),
+    RecordFormat(
+        "smolagents-chat",
+        "chats of smolagents: `<code>` or `Calling tools:` in the agent's words",
+        recognise_chat,
+        read_chat,
     ),
 )
