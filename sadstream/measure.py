@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sadstream.losses import hard_loss, soft_loss, token_losses
+from sadstream.losses import TokenLoss, hard_loss, soft_loss, token_losses
 from sadstream.models import head_of, hidden_states
-from sadstream.stream import Split
+from sadstream.stream import Batch, Split
 from sadstream.unigram import fit_unigram, unigram_kl
 
 _UNIGRAM_TOKENS = 2_000_000
@@ -26,15 +26,12 @@ def measure(model: Any, split: Split, *, device: torch.device, dtype: torch.dtyp
     """
     if not len(split):
         return None
-    losses = {"kl": soft_loss("forward-kl"), "ce": hard_loss, "top1": _top1}
     sums: dict[str, float] = {}
     counts = {"reason": 0, "act": 0}
     was_training = model.training
     model.eval()
     for batch in split.batches(device):
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            hidden_NH = hidden_states(model, batch.input_ids_BT)[batch.window_N, batch.position_N]
-            values = token_losses(hidden_NH, batch.targets, head=head_of(model), losses=losses)
+        values = token_measures(model, batch, dtype)
         for kind, mask in (("reason", batch.is_reason_N), ("act", batch.is_act_N)):
             counts[kind] += int(mask.sum())
             for name, value_N in values.items():
@@ -48,6 +45,19 @@ def measure(model: Any, split: Split, *, device: torch.device, dtype: torch.dtyp
         n_of_kind = counts[name.split("_")[0]]
         means[name] = value / n_of_kind if n_of_kind else None
     return means
+
+
+@torch.no_grad()
+def token_measures(model: Any, batch: Batch, dtype: torch.dtype) -> dict[str, Tensor]:
+    """What `measure` averages, of each supervised token of a batch on the model's device: float32 [N] each.
+
+    Returns:
+        `kl`: forward, nats; `ce`: of the logged token, nats; `top1`: 1 where the likeliest id is the teacher's.
+    """
+    losses: dict[str, TokenLoss] = {"kl": soft_loss("forward-kl"), "ce": hard_loss, "top1": _top1}
+    with torch.autocast(batch.input_ids_BT.device.type, dtype, enabled=dtype != torch.float32):
+        hidden_NH = hidden_states(model, batch.input_ids_BT)[batch.window_N, batch.position_N]
+        return token_losses(hidden_NH, batch.targets, head=head_of(model), losses=losses)
 
 
 def _top1(logits_NV: Tensor, targets: dict[str, Tensor]) -> Tensor:

@@ -23,11 +23,12 @@ _CHECKSUMS = "checksums.json"
 _LENGTH_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 
 
-def resolve_model(name: str, on_note: Callable[[str], None]) -> Path:
+def resolve_model(name: str, on_note: Callable[[str], None], *, fetch: bool = True) -> Path:
     """The local folder of a model: a path, a hub name, or the embedded default (converted on first use).
 
     Args:
         on_note: told what takes long.
+        fetch: ask the hub for what is not in its cache here.
     Raises:
         ModelError: nothing there; the hint says what to install or to check.
     """
@@ -52,7 +53,7 @@ def resolve_model(name: str, on_note: Callable[[str], None]) -> Path:
     # No pickled weights: safetensors and text files only.
     wanted = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted, local_files_only=not fetch))
     except Exception as error:  # the hub's client raises its own, its transport's and the network's
         reason = str(error).split("\n")[0]
         raise ModelError(

@@ -105,6 +105,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         title: what was looked at. what: what an entry is.
         n_all: entries there are; fewer may be on the page. n_refused: records that are no trajectory.
+        notes: what the reader should know about the numbers.
         values: numbers by which tokens can be shaded. pieces: texts of vocabulary entries that tokens refer to.
     """
 
@@ -113,6 +114,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     made_by: str = f"sadstream {VERSION}"
     n_all: int
     n_refused: int = 0
+    notes: list[str] = []
     entries: list[Entry]
     values: list[Value] = []
     pieces: list[str] = []
@@ -218,25 +220,31 @@ def window_entry(
             steps=steps.tolist(),
             positions=arrays["positions"].tolist(),
             values={
-                "entropy": _rounded(arrays["entropy"], 3),
-                "surprise": _rounded(-arrays["token_logprobs"], 3),
-                "tail": _rounded(arrays["tail_mass"], 4),
+                "entropy": rounded(arrays["entropy"], 3),
+                "surprise": rounded(-arrays["token_logprobs"], 3),
+                "tail": rounded(arrays["tail_mass"], 4),
             },
             top_pieces=[[pieces.number(token) for token in ids] for ids in top_ids.tolist()],
-            top_probabilities=[_rounded(line, 4) for line in top],
+            top_probabilities=[rounded(line, 4) for line in top],
         ),
     )
 
 
 TEACHER_VALUES = {
     "entropy": ("teacher's entropy", "nats"),
-    "surprise": ("surprise at the logged token", "nats"),
-    "tail": ("mass outside the top k", ""),
+    "surprise": ("teacher's surprise at the logged token", "nats"),
+    "tail": ("mass outside the teacher's top k", ""),
+}
+STUDENT_VALUES = {
+    "kl": ("student's KL", "nats"),
+    "kl_before": ("student's KL before training", "nats"),
+    "kl_fell": ("KL that training took away", "nats"),
+    "student_surprise": ("student's surprise at the logged token", "nats"),
 }
 
 
 def value_scales(entries: Sequence[Entry], labels: dict[str, tuple[str, str]]) -> list[Value]:
-    """How values are shaded: fully where only one token in twenty is above.
+    """How values are shaded: fully where only one token in twenty is further from 0.
 
     Args:
         labels: label and unit by name.
@@ -245,12 +253,13 @@ def value_scales(entries: Sequence[Entry], labels: dict[str, tuple[str, str]]) -
     for name, (label, unit) in labels.items():
         numbers = [n for entry in entries if entry.tokens for n in entry.tokens.values.get(name, ())]
         if numbers:
-            full = round(float(np.quantile(numbers, 0.95)), 4)
+            full = round(float(np.quantile(np.abs(numbers), 0.95)), 4)
             scales.append(Value(name=name, label=label, unit=unit, full=full or 1.0))
     return scales
 
 
-def _rounded(numbers: NDArray[Any], digits: int) -> list[float]:
+def rounded(numbers: NDArray[Any], digits: int) -> list[float]:
+    """Numbers as a page holds them."""
     return [round(number, digits) for number in numbers.tolist()]
 
 

@@ -6,25 +6,24 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import polars as pl
+from numpy.typing import NDArray
 
 from sadstream.codec import decode_teacher_sample
 from sadstream.errors import ConfigError, InputError, ModelError, ShardError
 from sadstream.formats.chosen import chosen_formats
 from sadstream.frames import row_trajectory
 from sadstream.logs import read_logs
-from sadstream.manifest import MANIFEST, load_manifest, write_atomically
+from sadstream.manifest import MANIFEST, load_manifest
 from sadstream.page import (
     TEACHER_VALUES,
-    Entry,
     Page,
     Pieces,
-    render_page,
     trajectory_entry,
     value_scales,
     window_entry,
 )
 from sadstream.paths import find_logs
-from sadstream.progress import Progress
+from sadstream.progress import Progress, silent
 from sadstream.segment import segment
 from sadstream.shards import decode_trajectory, iter_members, read_member, scan_index
 from sadstream_schemas import Trajectory
@@ -32,61 +31,37 @@ from sadstream_schemas import Trajectory
 T = TypeVar("T")
 
 
-def is_artefact(path: str | Path) -> bool:
-    """Whether a path is a folder that sadstream wrote, or a tar; else it is taken for raw logs."""
-    path = Path(path)
-    return (path / MANIFEST).is_file() or path.suffix == ".tar"
-
-
-def write_page(path: str | Path, out: str | Path, progress: Progress, *, limit: int = 200) -> dict[str, Any]:
-    """Write a self-contained HTML page that shows the trajectories of an artefact or of raw logs.
+def read_page(path: Path, progress: Progress, *, limit: int, split: str = "") -> Page:
+    """What the page of an artefact or of raw logs shows.
 
     Args:
-        path: a folder of span shards or teacher shards, a shard, or raw logs as `segment` takes them.
-        out: the file, written atomically.
-        limit: trajectories (of teacher shards: windows) at most, evenly spread over all; 0 is all.
-    Returns:
-        `file`, `what`, `n_shown`, `n_all`, `n_refused`, `n_bytes`.
+        path: a folder of span shards or teacher shards, a shard, or raw logs.
+        limit: trajectories or windows at most, evenly spread over all; 0 is all.
+        split: of this split only; "" is all.
     Raises:
         SadstreamError: nothing to show there, or damaged.
     """
-    if limit < 0:
-        raise ConfigError(f"--limit {limit}: at least 0", hint="0 is all")
-    page = read_page(Path(path), progress, limit=limit)
-    if not page.entries:
-        raise InputError(f"{path}: no trajectory in it", hint="`sadstream segment` tells why")
-    n_bytes = len(data := render_page(page))
-    write_atomically(Path(out), data)
-    return {
-        "file": str(out),
-        "what": page.what,
-        "n_shown": len(page.entries),
-        "n_all": page.n_all,
-        "n_refused": page.n_refused,
-        "n_bytes": n_bytes,
-    }
-
-
-def read_page(path: Path, progress: Progress, *, limit: int) -> Page:
-    """What `write_page` renders; arguments and errors as there."""
+    if split and not (path / MANIFEST).is_file():
+        raise ConfigError(f"--split {split}: {path} knows no splits", hint="a folder of shards or a run has them")
     title = path.resolve().name if path.exists() else str(path)
     if path.suffix == ".tar" and path.is_file():
         return _tar_page(path, title, limit)
     if not (path / MANIFEST).is_file():
         return _logs_page(path, title, progress, limit)
     stage = load_manifest(path).stage
-    if stage == "segment":
-        index = scan_index(path).collect()
+    if stage in ("segment", "cache-teacher"):
+        index = scan_index(path).filter(split=split).collect() if split else scan_index(path).collect()
+        rows = index[spread(index.height, limit)]
+        if stage == "cache-teacher":
+            return windows_page(path, title, rows, index.height, progress)
         entries = [
             trajectory_entry(decode_trajectory(data, where), split=row["split"])
-            for row, data, where in _spread_members(path, index, limit, progress)
+            for row, data, where in _members(path, rows, progress)
         ]
         return Page(title=title, n_all=index.height, entries=entries)
-    if stage == "cache-teacher":
-        return _teacher_page(path, title, progress, limit)
     raise InputError(
         f"{path}: made by `sadstream {stage}`, and holds no trajectory to show",
-        hint="give the folder of span shards or teacher shards that it was made from",
+        hint="a folder of span shards or teacher shards, or a run, is shown",
     )
 
 
@@ -151,13 +126,10 @@ def _tar_page(path: Path, title: str, limit: int) -> Page:
     return Page(title=title, n_all=len(members), entries=entries)
 
 
-def _spread_members(
-    path: Path, index: pl.DataFrame, limit: int, progress: Progress
-) -> Iterator[tuple[dict[str, Any], bytes, str]]:
-    """Index row, data and place of samples that are evenly spread over a folder."""
-    numbers = spread(index.height, limit)
-    for done, row in enumerate(index[numbers].iter_rows(named=True)):
-        progress(done, len(numbers), "samples", "reading")
+def _members(path: Path, rows: pl.DataFrame, progress: Progress) -> Iterator[tuple[dict[str, Any], bytes, str]]:
+    """Index row, data and place of some samples of a folder, in the order of their rows."""
+    for done, row in enumerate(rows.iter_rows(named=True)):
+        progress(done, rows.height, "samples", "reading")
         where = f"{path / row['shard']} at byte {row['offset']}"
         try:
             with (path / row["shard"]).open("rb") as file:
@@ -167,25 +139,31 @@ def _spread_members(
         yield row, read_member(data, where)[1], where
 
 
-def _teacher_page(path: Path, title: str, progress: Progress, limit: int) -> Page:
-    index = scan_index(path).collect()
-    vocabulary = Vocabulary(path / "tokenizer")
-    pieces = Pieces(vocabulary.text_of)
-    entries: list[Entry] = []
-    for row, data, where in _spread_members(path, index, limit, progress):
+def read_windows(
+    path: Path, rows: pl.DataFrame, progress: Progress = silent
+) -> Iterator[tuple[dict[str, Any], dict[str, NDArray[Any]]]]:
+    """Index row and decoded sample of some windows of teacher shards, in the order of their rows."""
+    for row, data, where in _members(path, rows, progress):
         try:
-            arrays = decode_teacher_sample(data)
+            yield row, decode_teacher_sample(data)
         except ShardError as error:
             raise ShardError(f"{where}: {error}", hint=error.hint) from error
-        entries.append(window_entry(row, arrays, vocabulary.texts(arrays["token_ids"].tolist()), pieces))
-    return Page(
-        title=title,
-        what="windows",
-        n_all=index.height,
-        entries=entries,
-        values=value_scales(entries, TEACHER_VALUES),
-        pieces=pieces.texts,
-    )
+
+
+def windows_page(path: Path, title: str, rows: pl.DataFrame, n_all: int, progress: Progress) -> Page:
+    """The page of some windows of teacher shards.
+
+    Args:
+        rows: of the folder's index. n_all: windows that there are.
+    """
+    vocabulary = Vocabulary(path / "tokenizer")
+    pieces = Pieces(vocabulary.text_of)
+    entries = [
+        window_entry(row, arrays, vocabulary.texts(arrays["token_ids"].tolist()), pieces)
+        for row, arrays in read_windows(path, rows, progress)
+    ]
+    scales = value_scales(entries, TEACHER_VALUES)
+    return Page(title=title, what="windows", n_all=n_all, entries=entries, values=scales, pieces=pieces.texts)
 
 
 class Vocabulary:

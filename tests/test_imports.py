@@ -44,4 +44,6 @@ def test_the_records_import_msgspec_and_nothing_else():
 
 
 def test_a_stage_imports_no_torch_before_there_is_work():
-    assert not HEAVY & modules_after("import sadstream.teacher, sadstream.train, sadstream.prune, sadstream.inspect")
+    assert not HEAVY & modules_after(
+        "import sadstream.teacher, sadstream.train, sadstream.prune, sadstream.inspect, sadstream.page_file"
+    )

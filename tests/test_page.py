@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -21,8 +22,9 @@ from tokenizers import Tokenizer
 
 from sadstream import scan_index
 from sadstream.errors import InputError
-from sadstream.page import Entry, Page, Spans, render_page, trajectory_entry
-from sadstream.page_source import Vocabulary, read_page, spread, thinned, write_page
+from sadstream.page import Entry, Page, Spans, Tokens, Value, render_page, trajectory_entry
+from sadstream.page_file import write_page
+from sadstream.page_source import Vocabulary, read_page, spread, thinned
 from sadstream.progress import silent
 from sadstream_cli import cli
 from sadstream_schemas import TRAJECTORY_VERSION, Outcome, Source, Span, Trajectory
@@ -359,6 +361,37 @@ def test_a_teacher_s_window_is_drawn_token_by_token(loaded, tiny_cache):
     bounds, supervised = found.tokens.bounds, set(found.tokens.positions)
     widths = [(found.text[a:b], t) for t, (a, b) in enumerate(pairwise(bounds))]
     assert drawn.tokens == [text for text, token in widths if text or token in supervised]
+
+
+def test_the_value_that_is_picked_shades_tokens_and_is_averaged_by_kind(loaded):
+    def with_values(text: str, lost: list[float]) -> Entry:
+        tokens = Tokens(
+            bounds=[0, 1, 2, 3, 4, 5, 6],
+            kinds=[0, 1, 1, 2, 2, 3],
+            steps=[-1, 0, 0, 0, 0, 0],
+            positions=[1, 2, 3, 4],
+            values={"kl": [1.0, 3.0, 0.0, 0.5], "lost": lost},
+        )
+        made = entry("abcd", id=text)
+        return msgspec.structs.replace(made, tokens=tokens)
+
+    entries = [with_values("few", [0.1, -2.0, 0.0, 2.0]), with_values("many", [4.0, 4.0, 1.0, 2.0])]
+    values = [Value(name="kl", label="KL", full=2.0), Value(name="lost", label="KL lost", unit="nats", full=2.0)]
+    document = page_of(*entries, values=values, notes=["A note on <b>numbers</b>"])
+
+    def levels(dumped: str) -> list[str]:
+        return re.findall(r'class="t ?([hl]?\d?)"', dumped)
+
+    first = loaded(document)
+    assert levels(first) == ["", "h3", "h5", "", "h2", ""]
+    assert re.search(r"mean of KL: REASON <b>2.000</b> ACT <b>0.250</b>", first)
+    assert "A note on &lt;b&gt;numbers&lt;/b&gt;" in first
+    pick = "$('shade').value = 'lost'; $('shade').dispatchEvent(new Event('change'));"
+    picked = loaded(document, script=pick, address="#order=lost&t=1")
+    assert levels(picked) == ["", "h1", "l5", "", "h5", ""]
+    assert re.search(r"mean of KL lost: REASON <b>1.525</b> ACT <b>1.250</b>", picked)
+    assert "full shade: 2.00 nats; dotted: below 0" in picked
+    assert re.findall(r'class="row"[^>]* title="([^"]*)"', picked) == ["many", "few"]
 
 
 def test_an_empty_trajectory_breaks_nothing(loaded):

@@ -16,30 +16,33 @@ from sadstream_cli.output import ProgressLine, json_option, print_json, print_ta
 @click.option(
     "--limit",
     type=int,
-    default=200,
-    show_default=True,
-    help="Trajectories on the page at most, evenly spread over all; 0 is all.",
+    show_default="200; of a run, 40",
+    help="Trajectories or windows on the page at most, evenly spread over all; 0 is all.",
 )
+@click.option("--split", default="", help="Only those of this split on the page: train or holdout.")
 @json_option
-def command(path: str, verify: bool, html: str | None, limit: int, as_json: bool) -> int:
+def command(path: str, verify: bool, html: str | None, limit: int | None, split: str, as_json: bool) -> int:
     """Show what a folder or shard that sadstream wrote holds.
 
     With --html FILE also as a page that works without network: spans coloured by
-    kind, and for teacher shards what the teacher expected at each token.
+    kind; for teacher shards what the teacher expected at each token; for a run
+    also how far its student is from that (KL, now and before training). The
+    student reads each window for it, held-out ones first.
 
     \b
     Example:
       sadstream inspect spans
       sadstream inspect teacher --verify
       sadstream inspect examples/logs --html logs.html
+      sadstream inspect run --html run.html --split holdout --limit 20
     """
     from sadstream.inspect import inspect_artefact, verify_artefact
-    from sadstream.page_source import is_artefact, write_page
+    from sadstream.page_file import is_artefact, write_page
 
     progress = ProgressLine()
     wrong = verify_artefact(path, progress) if verify else []
     tables = inspect_artefact(path) if not wrong and (html is None or is_artefact(path)) else []
-    page = write_page(path, html, progress, limit=limit) if html is not None and not wrong else None
+    page = write_page(path, html, progress, limit=limit, split=split) if html is not None and not wrong else None
     progress.close()
     if as_json:
         summary = {"tables": {table.title: table.rows for table in tables}, **({"wrong": wrong} if verify else {})}
@@ -51,6 +54,8 @@ def command(path: str, verify: bool, html: str | None, limit: int, as_json: bool
     if verify:
         click.echo("\n".join(wrong) if wrong else "All files are what was written.")
     if page:
+        for note in page["notes"]:
+            click.echo(note)
         click.echo(
             f"Written: {page['file']} ({page['n_shown']:,} of {page['n_all']:,} {page['what']}, "
             f"{page['n_bytes']:,} bytes); open it in a browser"
