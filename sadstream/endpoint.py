@@ -55,6 +55,13 @@ def served_model(endpoint: Endpoint, wanted: str = "") -> str:
     )
 
 
+def served_length(endpoint: Endpoint, name: str) -> int | None:
+    """How many tokens a server's model takes and writes at most; None where the server does not say (vLLM's does)."""
+    found = next(model for model in request(endpoint, "/models", None)["data"] if model["id"] == name)
+    length = found.get("max_model_len")
+    return length if isinstance(length, int) else None
+
+
 def request(
     endpoint: Endpoint, path: str, payload: dict[str, Any] | None, *, sleep: Callable[[float], None] = time.sleep
 ) -> Any:

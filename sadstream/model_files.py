@@ -153,8 +153,11 @@ def tokenizer_fingerprint(path: Path) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def window_length(wanted: int, path: Path) -> int:
+def window_length(wanted: int, path: Path, *, n_written: int = 0) -> int:
     """Tokens a window: what is wanted; for 0 what the model takes, at most 8192.
+
+    Args:
+        n_written: tokens for which the model needs room behind a window: engines write one, whatever is asked.
 
     Raises:
         ConfigError: more than the model takes.
@@ -164,7 +167,12 @@ def window_length(wanted: int, path: Path) -> int:
     except msgspec.DecodeError as error:
         raise ModelError(f"{path}/config.json: {error}", hint="a model's configuration is JSON") from error
     config = config.get("text_config") or config
-    limit = next((int(config[key]) for key in _LENGTH_KEYS if config.get(key)), _LONGEST)
-    if wanted > limit:
-        raise ConfigError(f"--max-length {wanted}: the teacher takes {limit}", hint="longer runs are cut into windows")
+    limit = next((int(config[key]) for key in _LENGTH_KEYS if config.get(key)), _LONGEST + n_written)
+    if wanted > limit - n_written:
+        spare = f", and {n_written} of them is written by the engine that asks it" if n_written else ""
+        raise ConfigError(
+            f"--max-length {wanted}: the teacher takes {limit}{spare}",
+            hint=f"at most {limit - n_written}: longer runs are cut into windows",
+        )
+    limit -= n_written
     return wanted or min(limit, _LONGEST)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sadstream.codec import TeacherArrays
-from sadstream.endpoint import Endpoint, request, served_model
-from sadstream.errors import EndpointError, ModelError
+from sadstream.endpoint import Endpoint, request, served_length, served_model
+from sadstream.errors import ConfigError, EndpointError, ModelError
 from sadstream.prompt_logprobs import teacher_arrays
 from sadstream.windows import Job
 
@@ -26,7 +26,7 @@ class VllmTeacher:
 
     Args:
         path: the model's folder. n_named: ids from here on are never named. top_k: ids a token.
-        max_length: tokens a window at most.
+        max_length: tokens a window at most: one less than the model takes, for vLLM always writes one.
         dtype: as vLLM names it; `auto` is the model's own on a GPU and bfloat16 on a CPU.
     Raises:
         ModelError: vLLM is not installed, or does not take the model.
@@ -49,7 +49,6 @@ class VllmTeacher:
             options["enforce_eager"] = True
         self._top_k, self._n_named = top_k, n_named
         try:
-            # One token more than a window: vLLM always writes one.
             self._model = vllm.LLM(
                 str(path), max_model_len=max_length + 1, max_logprobs=top_k, trust_remote_code=trust, **options
             )
@@ -83,16 +82,25 @@ class ServedTeacher:
 
     Args:
         endpoint: the server. model: the name it serves the model under; "" is the only one there.
-        n_named: ids from here on are never named. top_k: ids a token. concurrency: requests side by side.
+        n_named: ids from here on are never named. top_k: ids a token. max_length: tokens a window at most.
+        concurrency: requests side by side.
     Raises:
-        EndpointError: no such server or model.
+        EndpointError: no such server or model. ConfigError: it takes fewer tokens than a window has.
     """
 
-    def __init__(self, endpoint: Endpoint, *, model: str, n_named: int, top_k: int, concurrency: int) -> None:
+    def __init__(
+        self, endpoint: Endpoint, *, model: str, n_named: int, top_k: int, max_length: int, concurrency: int
+    ) -> None:
         self._endpoint = endpoint
         self._top_k, self._n_named = top_k, n_named
         self._concurrency = concurrency
         self._model = served_model(endpoint, model)
+        limit = served_length(endpoint, self._model)
+        if limit is not None and max_length >= limit:
+            raise ConfigError(
+                f"{endpoint.url}: windows of {max_length} tokens, and the server takes {limit}, one of them written",
+                hint=f"--max-length {limit - 1}, or a server with a larger --max-model-len",
+            )
         self.facts = {"backend": "openai", "served_model": self._model}
         self.batch_tokens = _SIDE_BY_SIDE
 

@@ -62,7 +62,8 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
         mode: `top-k`, or `sample`: ids drawn from the full distribution.
         draws: how many a token, where they are drawn.
         positions: `supervised`: what the agent wrote; `all`: every token, for flat token-level distillation.
-        max_length: tokens a window; 0 is what the teacher can take, at most 8192.
+        max_length: tokens a window; 0 is what the teacher can take, at most 8192. vLLM and servers need one of those
+            that it takes for the token that they write.
         device: `auto`, `cpu`, `cuda`, `cuda:N`.
         dtype: `auto`, `float32`, `bfloat16`, `float16`.
         render: `auto`, `text` or `chat`; see `windows.Plan`.
@@ -189,7 +190,12 @@ def _teacher(config: CacheConfig, path: Path, n_named: int, max_length: int) -> 
     if config.backend == "openai":
         endpoint = Endpoint(config.endpoint)
         return ServedTeacher(
-            endpoint, model=config.served_model, n_named=n_named, top_k=config.top_k, concurrency=config.concurrency
+            endpoint,
+            model=config.served_model,
+            n_named=n_named,
+            top_k=config.top_k,
+            max_length=max_length,
+            concurrency=config.concurrency,
         )
     return LocalTeacher(
         path,
@@ -286,7 +292,7 @@ def _decisive(config: CacheConfig, teacher: Path) -> dict[str, Any]:
         "tokenizer_fingerprint": tokenizer_fingerprint(teacher),
         "mode": config.mode,
         "positions": config.positions,
-        "max_length": window_length(config.max_length, teacher),
+        "max_length": window_length(config.max_length, teacher, n_written=int(config.backend != "transformers")),
         "device": config.device,
         "dtype": config.dtype,
         "limit": config.limit,

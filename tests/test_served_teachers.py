@@ -8,6 +8,7 @@ import torch
 from sadstream import SegmentConfig, iter_samples, scan_index, segment_logs
 from sadstream.codec import decode_teacher_sample
 from sadstream.errors import ConfigError, EndpointError, ModelError, RenderError
+from sadstream.model_files import window_length
 from sadstream.models import load_model
 from sadstream.progress import silent
 from sadstream.teacher import CacheConfig, cache_teacher
@@ -86,6 +87,38 @@ def test_a_server_that_answers_badly_is_told_in_a_line_and_nothing_is_written(
     with teacher_server(logits_of, spoil) as url, pytest.raises(error, match=says):
         cache(tiny_spans, tiny_teacher, tmp_path / "out", backend="openai", endpoint=url, limit=2)
     assert not list((tmp_path / "out").glob("shard-*"))
+
+
+def test_windows_leave_room_for_the_token_that_an_engine_writes(tiny_spans, tiny_teacher, logits_of, tmp_path):
+    def server(length):
+        def answer(handler, path, body):
+            if path == "/models":
+                send(handler, {"data": [{"id": "the-teacher", "max_model_len": length}]})
+            else:
+                assert len(body["prompt"]) + body["max_tokens"] <= length
+                send(handler, as_vllm_answers(logits_of, body))
+
+        return serving(answer)
+
+    options = {"backend": "openai", "positions": "all"}
+    with server(41) as url:
+        for length, name in ((41, "same"), (0, "default")):
+            with pytest.raises(ConfigError, match=r"the server takes 41, one of them written") as caught:
+                cache(tiny_spans, tiny_teacher, tmp_path / name, endpoint=url, max_length=length, **options)
+            assert "--max-length 40" in caught.value.hint
+        cache(tiny_spans, tiny_teacher, tmp_path / "out", endpoint=url, max_length=40, **options)
+        assert max(scan_index(tmp_path / "out").collect()["n_tokens"]) == 40
+
+
+@pytest.mark.parametrize("backend", ["vllm", "openai"])
+def test_at_most_one_token_less_than_the_model_takes_is_asked_of_an_engine(tiny_spans, tiny_teacher, tmp_path, backend):
+    options = {"backend": backend, "endpoint": "http://127.0.0.1:9/v1" if backend == "openai" else ""}
+    # The tiny teacher takes 512.
+    with pytest.raises(ConfigError, match=r"takes 512, and 1 of them is written") as caught:
+        cache(tiny_spans, tiny_teacher, tmp_path / "out", max_length=512, **options)
+    assert "at most 511" in caught.value.hint
+    assert window_length(0, tiny_teacher, n_written=1) == window_length(511, tiny_teacher, n_written=1) == 511
+    assert window_length(0, tiny_teacher) == window_length(512, tiny_teacher) == 512
 
 
 def capped(answer, n):
