@@ -23,6 +23,7 @@ import os
 import resource
 import shutil
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -31,34 +32,54 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 K = 32
 ROWS_A_SHARD = 10_000
+# Widest first, so that each column lies where its numbers may.
 DTYPES = {
     name: np.dtype(dtype)
     for name, dtype in {
-        "token_ids": "<u2",
-        "kinds": "u1",
         "steps": "<i4",
-        "supervised": "u1",
         "topk_ids": "<u2",
         "topk_logprobs": "<f2",
+        "token_ids": "<u2",
         "tail": "<f2",
         "entropy": "<f2",
+        "kinds": "u1",
+        "supervised": "u1",
     }.items()
 }
-RAW = msgspec.defstruct("Raw", [(name, memoryview) for name in DTYPES])
-_decode = msgspec.msgpack.Decoder(RAW).decode
+_I4, _U2, _F2, _U1 = (np.dtype(name) for name in ("<i4", "<u2", "<f2", "u1"))
+_counts = struct.Struct("<II")
+
+
+def encode(arrays: dict[str, np.ndarray]) -> bytes:
+    """A record: how many tokens, how many of them supervised, then the columns one after the other."""
+    counts = _counts.pack(len(arrays["token_ids"]), len(arrays["tail"]))
+    return counts + b"".join(arrays[name].tobytes() for name in DTYPES)
 
 
 def decode(data: Any) -> dict[str, np.ndarray]:
-    """Arrays of a raw sample."""
-    columns = msgspec.structs.astuple(_decode(data))
-    arrays = {name: np.frombuffer(column, dtype) for (name, dtype), column in zip(DTYPES.items(), columns, strict=True)}
-    arrays["topk_ids"].shape = arrays["topk_logprobs"].shape = (-1, K)
-    return arrays
+    """Arrays of a record, where it lies."""
+    array = np.ndarray
+    n, s = _counts.unpack_from(data)
+    ids = 8 + 4 * n
+    logprobs = ids + 2 * K * s
+    tokens = logprobs + 2 * K * s
+    tail = tokens + 2 * n
+    entropy = tail + 2 * s
+    kinds = entropy + 2 * s
+    return {
+        "steps": array(n, _I4, data, 8),
+        "topk_ids": array((s, K), _U2, data, ids),
+        "topk_logprobs": array((s, K), _F2, data, logprobs),
+        "token_ids": array(n, _U2, data, tokens),
+        "tail": array(s, _F2, data, tail),
+        "entropy": array(s, _F2, data, entropy),
+        "kinds": array(n, _U1, data, kinds),
+        "supervised": array(n, _U1, data, kinds + n),
+    }
 
 
 def make(n_samples: int) -> Iterator[dict[str, np.ndarray]]:
@@ -106,9 +127,9 @@ def write_ours(out: Path, n_samples: int, *, compressed: bool) -> None:
                 trajectory_id=str(number), window=0, vocab_size=49_152,
             )  # fmt: skip
         else:
-            data = msgspec.msgpack.encode({name: values.tobytes() for name, values in arrays.items()})
+            data = encode(arrays)
         row = {"split": "train", "n_tokens": len(arrays["token_ids"])}
-        shard.append(Sample(f"{number:08d}", "msgpack", data, row))
+        shard.append(Sample(f"{number:08d}", "msgpack" if compressed else "bin", data, row))
         n_bytes += len(data)
         if n_bytes > 64_000_000:
             write_shard(folder, shard, schema)
@@ -166,18 +187,19 @@ def _streaming() -> Any:
 def read_ours(folder: Path, *, shuffled: bool, function: Any = decode) -> Iterator[dict[str, np.ndarray]]:
     from sadstream.order import Order
     from sadstream.sample_stream import SampleStream
-    from sadstream.samples import SampleFolder
+    from sadstream.samples import SampleFolder, places_of
 
     samples = SampleFolder(folder)
     if shuffled:
-        stream = SampleStream(samples, Order(), lambda draft: [function(data) for _, data in draft.samples], epochs=1)
+        # No background thread: the others decode in the loop's own, too.
+        stream: SampleStream[Any] = SampleStream(samples, Order(), lambda draft: draft.samples, epochs=1, ahead=0)
         for update in stream:
-            yield from update.data
+            for _, data in update.data:
+                yield function(data)
         return
     for shard in range(len(samples)):
-        rows = samples.rows(shard, [])
-        for place in zip(*(rows[name].tolist() for name in ("offset", "n_bytes", "checksum", "key")), strict=True):
-            yield function(samples.read(shard, *place))
+        for place in places_of(samples.rows(shard, [])):
+            yield function(samples.read(*place))
 
 
 def read_codec(folder: Path, *, shuffled: bool) -> Iterator[dict[str, np.ndarray]]:
@@ -192,7 +214,7 @@ def read_webdataset(folder: Path, *, shuffled: bool) -> Iterator[dict[str, np.nd
     tars = sorted(map(str, folder.glob("*.tar")))
     data = webdataset.WebDataset(tars, shardshuffle=len(tars) if shuffled else False, seed=0)
     for sample in data.shuffle(1000) if shuffled else data:
-        yield decode(sample["msgpack"])
+        yield decode(sample["bin"])
 
 
 def read_litdata(folder: Path, *, shuffled: bool) -> Iterator[dict[str, np.ndarray]]:
@@ -230,19 +252,18 @@ def measure(name: str, folder: Path, *, shuffled: bool) -> dict[str, float]:
     begin, samples = cpu_seconds(), READERS[name][1](folder, shuffled=shuffled)
     first = next(samples)
     ready = cpu_seconds()
-    n_samples, n_tokens, n_bytes = 0, len(first["token_ids"]), 0
-    total = int(first["token_ids"][0])
+    n_samples, n_tokens, total = 0, len(first["token_ids"]), int(first["token_ids"][0])
     for arrays in samples:
         n_samples += 1
-        n_tokens += len(arrays["token_ids"])
-        n_bytes += sum(values.nbytes for values in arrays.values())
-        total += int(arrays["token_ids"][0])
+        token_ids = arrays["token_ids"]
+        n_tokens += len(token_ids)
+        total += int(token_ids[0])
     seconds = cpu_seconds() - ready
     return {
         "n": n_samples + 1,
-        "total": total,
+        "total": total + n_tokens,
         "samples": n_samples / seconds,
-        "MB": n_bytes / seconds / 1e6,
+        "MB": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / seconds / 1e6,
         "tokens": n_tokens / seconds,
         "first": ready - begin,
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

@@ -10,7 +10,7 @@ from sadstream import order as ordering
 from sadstream.errors import ConfigError
 from sadstream.order import Block, Order, Position, Rows, Summary
 from sadstream.prefetch import prefetched
-from sadstream.samples import SampleFolder
+from sadstream.samples import SampleFolder, places_of
 
 T = TypeVar("T")
 
@@ -152,17 +152,15 @@ class SampleStream(Generic[T]):
                 if self._epochs and block.at.epoch >= self._epochs:
                     return
                 first = start.update if block.at == msgspec.structs.replace(start, update=0) else 0
-                where = [block.rows[name].tolist() for name in ("shard", "offset", "n_bytes", "checksum", "key")]
-                places = list(zip(*where, strict=True))
+                where = places_of(block.rows)
                 n_tokens = block.rows["n_tokens"]
-                folder.close_all_but(set(where[0]))
+                folder.close_all_but({place[0] for place in where})
                 for place in range(first, len(block.updates)):
                     turn += 1
                     if (turn - 1) % n_shares != number:
                         continue
                     part = ordering.deal(block.updates[place], n_tokens, self._world_size)[self._rank]
-                    chosen = [places[row] for row in part.tolist()]
-                    samples = [(sample[-1], folder.read(*sample)) for sample in chosen]
+                    samples = folder.read_many([where[row] for row in part.tolist()])
                     weights = block.rows["weight"][part].tolist() if self._order.weight_by else []
                     draft = Draft(samples, n_tokens[part].tolist(), block.limits[place], weights)
                     after = msgspec.structs.replace(block.at, update=place + 1)

@@ -7,7 +7,7 @@ import hashlib
 import mmap
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,13 +20,23 @@ from sadstream.errors import ManifestError, ShardError
 from sadstream.manifest import MANIFEST, Stage, index_name, read_manifest
 from sadstream.paths import cache_folder, is_local
 from sadstream.shard_cache import ShardCache
-from sadstream.shards import PLACE, checksum_of
+from sadstream.shards import PLACE, WORD, checksum_of_words
 from sadstream_schemas import Manifest, decode_json
 
 CACHE_BYTES = 8 << 30
 _OPEN_SHARDS = 256
 _HEADER = 512
+# Shard, and of the sample's row in the index: offset, bytes, checksum, key.
+Place = tuple[int, int, int, int, str]
+# A shard's bytes, also as words.
+Mapped = tuple[memoryview, NDArray[np.uint64]]
 _AGAIN = "make the folder again, or copy it whole"
+
+
+def places_of(rows: Mapping[str, NDArray[Any]]) -> list[Place]:
+    """Where samples stand, as `read_many` wants it, from rows of an index as `rows` gives them."""
+    columns = (rows[name].tolist() for name in ("shard", "offset", "n_bytes", "checksum", "key"))
+    return list(zip(*columns, strict=True))
 
 
 class SampleFolder:
@@ -51,7 +61,7 @@ class SampleFolder:
         else:
             self._cache = ShardCache(cache or cache_folder() / "shards", cache_bytes or CACHE_BYTES)
             self.manifest = self._remote_manifest(stage)
-        self._open: OrderedDict[int, memoryview] = OrderedDict()
+        self._open: OrderedDict[int, Mapped] = OrderedDict()
         self._compared: set[int] = set()
 
     def __len__(self) -> int:
@@ -120,24 +130,37 @@ class SampleFolder:
         Raises:
             ShardError: the shard is missing, cut off, another folder's, or the sample is damaged.
         """
-        whole = self._open.get(shard)
-        if whole is None:
-            whole = self._open_shard(shard, is_checked=checksum >= 0)
-        data = whole[offset : offset + n_bytes]
+        return self.read_many([(shard, offset, n_bytes, checksum, key)])[0][1]
+
+    def read_many(self, places: Iterable[Place]) -> list[tuple[str, memoryview]]:
+        """Keys and bytes of samples; the arguments of `read` for each."""
+        samples = []
+        for shard, offset, n_bytes, checksum, key in places:
+            opened = self._open.get(shard) or self._open_shard(shard, is_checked=checksum >= 0)
+            whole, words = opened
+            stop = offset + n_bytes
+            # The checksum covers the header, and with it the name.
+            if checksum < 0 or checksum_of_words(words[offset >> 3 : stop >> 3]) != checksum:
+                self._look_at(whole[offset:stop], shard, offset, n_bytes, checksum, key)
+            begin = offset + _HEADER
+            # Of the header that tar asks for, only the size matters here: 11 octal digits.
+            samples.append((key, whole[begin : begin + int(bytes(whole[offset + 124 : offset + 135]), 8)]))
+        return samples
+
+    def _look_at(self, data: memoryview, shard: int, offset: int, n_bytes: int, checksum: int, key: str) -> None:
+        """Say what is wrong with a sample, if anything is."""
         header = bytes(data[:_HEADER])
         if not header.startswith(f"{key}.".encode()):
             self._name_what_stands_there(header, shard, offset, key)
         is_cut = len(data) != n_bytes
-        if is_cut or (checksum >= 0 and checksum_of(data) != checksum):
+        if is_cut or checksum >= 0:
             what = "cut off" if is_cut else "not what was written (checksum)"
             raise ShardError(
                 f"{self._place(shard, offset)}: sample {key} is {what}",
                 hint="`sadstream inspect --verify` names damaged files",
             )
-        # Of the header that tar asks for, only the size matters here: 11 octal digits.
-        return data[_HEADER : _HEADER + int(header[124:135], 8)]
 
-    def _open_shard(self, shard: int, *, is_checked: bool) -> memoryview:
+    def _open_shard(self, shard: int, *, is_checked: bool) -> Mapped:
         """Map a shard, and let go of the one that was opened first if there are many.
 
         Args:
@@ -160,8 +183,8 @@ class SampleFolder:
             self._compared.add(shard)
         if len(self._open) >= _OPEN_SHARDS:
             self._open.popitem(last=False)
-        self._open[shard] = whole
-        return whole
+        opened = self._open[shard] = whole, np.frombuffer(whole, WORD, n_bytes // WORD.itemsize)
+        return opened
 
     def _open_file(self, name: str, sha256: str) -> int:
         if self._cache is not None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from sadstream.errors import ShardError
 from sadstream.frames import OUTCOME, SOURCE, SPAN, row_trajectory, scan_blocks, trajectory_row
@@ -19,7 +20,9 @@ from sadstream_schemas import Manifest, Shard, Trajectory, decode_json
 
 _BLOCK = 512
 _END = b"\0" * (2 * _BLOCK)
-_WORD = np.dtype("<u8")
+WORD = np.dtype("<u8")
+_BLOCK_WORDS = _BLOCK // WORD.itemsize
+_STARTS = np.arange(0, 4096 * _BLOCK_WORDS, _BLOCK_WORDS)
 
 PLACE: dict[str, pl.DataType] = {
     "key": pl.String(),
@@ -77,8 +80,16 @@ def checksum_of(data: bytes | memoryview) -> int:
     CRC-32 of the blocks' sums (of little-endian 64-bit words, modulo 2^64). Any change within one word is noticed, so
     is a block that moved. Twice as fast as CRC-32 of all bytes at 36 kB, and faster still above.
     """
-    words = np.frombuffer(data, _WORD).reshape(-1, _BLOCK // 8)
-    return zlib.crc32(np.add.reduce(words, 1, _WORD))
+    return checksum_of_words(np.frombuffer(data, WORD))
+
+
+def checksum_of_words(words: NDArray[np.uint64]) -> int:
+    """`checksum_of`, of the same bytes as little-endian 64-bit words."""
+    n_blocks = len(words) // _BLOCK_WORDS
+    starts = _STARTS[:n_blocks] if n_blocks <= len(_STARTS) else np.arange(0, len(words), _BLOCK_WORDS)
+    # Half of the time of a sum over an axis of 64.
+    sums: Any = np.add.reduceat(words, starts)
+    return zlib.crc32(sums)
 
 
 def write_shard(folder: StageFolder, samples: Iterable[Sample], schema: dict[str, pl.DataType]) -> Shard:

@@ -14,7 +14,7 @@ from sadstream.codec import decode_teacher_sample
 from sadstream.errors import ModelError, ShardError
 from sadstream.order import EVERY_STEP, Order, Rows, micro_batches, take
 from sadstream.sample_stream import Draft, SampleStream, Update
-from sadstream.samples import SampleFolder
+from sadstream.samples import SampleFolder, places_of
 from sadstream.tokens import ACT, REASON
 
 
@@ -221,8 +221,7 @@ class Split:
         """
         for shard in range(len(self._folder)):
             rows = self._rows(shard)
-            places = zip(*(rows[name].tolist() for name in ("offset", "n_bytes", "checksum", "key")), strict=True)
-            samples = [(place[-1], self._folder.read(shard, *place)) for place in places]
+            samples = self._folder.read_many(places_of(rows))
             for batch in self._make(Draft(samples, rows["n_tokens"].tolist(), EVERY_STEP)):
                 yield batch.to(device)
             self._folder.close()

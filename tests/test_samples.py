@@ -1,8 +1,11 @@
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import fsspec
 import msgspec
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
@@ -85,6 +88,15 @@ def test_a_checksum_tells_flipped_bytes_and_moved_blocks(data, place, flip):
     assert checksum_of(bytes(changed)) != checksum_of(data)
     if sum(data[:512]) != sum(data[512:]):
         assert checksum_of(data[512:] + data[:512]) != checksum_of(data)
+
+
+@pytest.mark.parametrize("n_blocks", [1, 2, 70, 4096, 4097, 9000])
+def test_a_checksum_is_what_its_definition_says(n_blocks):
+    data = np.random.default_rng(n_blocks).integers(0, 256, n_blocks * 512, np.uint8).tobytes()
+    blocks = [data[at : at + 512] for at in range(0, len(data), 512)]
+    sums = [sum(struct.unpack("<64Q", block)) % 2**64 for block in blocks]
+    assert checksum_of(data) == zlib.crc32(struct.pack(f"<{n_blocks}Q", *sums))
+    assert checksum_of(memoryview(data)) == checksum_of(data)
 
 
 def test_an_older_folders_flipped_byte_is_named_before_the_first_sample(folder):

@@ -155,18 +155,18 @@ def test_a_continued_stream_reads_the_index_of_its_block_and_no_sample_before(ti
     order = Order(batch_tokens=300, block_rows=3)
     whole = list(islice(stream_of(tiny_shards, order), 12))
     read: Counter[str] = Counter()
-    rows, sample = SampleFolder.rows, SampleFolder.read
+    rows, samples = SampleFolder.rows, SampleFolder.read_many
 
     def count_rows(self, shard, columns):
         read["rows"] += 1
         return rows(self, shard, columns)
 
-    def count_samples(self, *place):
-        read["samples"] += 1
-        return sample(self, *place)
+    def count_samples(self, places):
+        read["samples"] += len(places)
+        return samples(self, places)
 
     monkeypatch.setattr(SampleFolder, "rows", count_rows)
-    monkeypatch.setattr(SampleFolder, "read", count_samples)
+    monkeypatch.setattr(SampleFolder, "read_many", count_samples)
     stream = SampleStream(folder, order, Collate(micro_tokens=200), ahead=0)
     stream.load_state_dict(whole[10].after)
     update = next(iter(stream))
