@@ -1,5 +1,6 @@
 """Held-out measures: how far a student is from its teacher, and how far the best unigram is."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -9,16 +10,23 @@ from torch import Tensor
 
 from sadstream.losses import TokenLoss, hard_loss, soft_loss, token_losses
 from sadstream.models import head_of, hidden_states
+from sadstream.ranks import ALONE, Ranks
 from sadstream.stream import Batch, Split
 from sadstream.unigram import fit_unigram, unigram_kl
 
 _UNIGRAM_TOKENS = 2_000_000
+_KINDS = ("reason", "act")
+_MEASURES = ("kl", "ce", "top1")
 
 
 @torch.no_grad()
-def measure(model: Any, split: Split, *, device: torch.device, dtype: torch.dtype) -> dict[str, float | None] | None:
+def measure(
+    model: Any, split: Split, *, device: torch.device, dtype: torch.dtype, ranks: Ranks = ALONE
+) -> dict[str, float | None] | None:
     """Means over a split's tokens of each kind; None where the split is empty.
 
+    Args:
+        ranks: that share the work; each gets the means.
     Returns:
         `kl` of both kinds together. For `reason` and `act`, None where the split has no such token: `KIND_kl`
         (forward, nats), `KIND_ce` (of the logged tokens, nats), `KIND_top1` (share of tokens whose likeliest id is
@@ -26,17 +34,20 @@ def measure(model: Any, split: Split, *, device: torch.device, dtype: torch.dtyp
     """
     if not len(split):
         return None
-    sums: dict[str, float] = {}
-    counts = {"reason": 0, "act": 0}
+    # Named beforehand: a rank may have no batch, and all ranks must add up the same.
+    sums = {f"{kind}_{name}": 0.0 for kind in _KINDS for name in _MEASURES}
+    counts = dict.fromkeys(_KINDS, 0.0)
     was_training = model.training
     model.eval()
-    for batch in split.batches(device):
+    for batch in itertools.islice(split.batches(device), ranks.rank, None, ranks.size):
         values = token_measures(model, batch, dtype)
         for kind, mask in (("reason", batch.is_reason_N), ("act", batch.is_act_N)):
             counts[kind] += int(mask.sum())
             for name, value_N in values.items():
-                sums[f"{kind}_{name}"] = sums.get(f"{kind}_{name}", 0.0) + float(value_N[mask].double().sum())
+                sums[f"{kind}_{name}"] += float(value_N[mask].double().sum())
     model.train(was_training)
+    counts = dict(zip(counts, ranks.add_up(list(counts.values())), strict=True))
+    sums = dict(zip(sums, ranks.add_up(list(sums.values())), strict=True))
     n_tokens = sum(counts.values())
     means: dict[str, float | None] = {
         "kl": (sums["reason_kl"] + sums["act_kl"]) / n_tokens if n_tokens else None,

@@ -20,11 +20,12 @@ class RunLog:
         rows: all of them. n_bytes: of the file.
     """
 
-    def __init__(self, path: Path, n_bytes: int, *, tensorboard: Path | None = None) -> None:
+    def __init__(self, path: Path, n_bytes: int, *, tensorboard: Path | None = None, is_written: bool = True) -> None:
         """Open a log, dropping what was logged after the checkpoint: it will be logged again.
 
         Args:
             n_bytes: what the checkpoint says the file has. tensorboard: folder for TensorBoard's files.
+            is_written: or only read, and kept in memory: by a rank that is not the first.
         Raises:
             ManifestError: the file is shorter than that. ConfigError: TensorBoard is not installed.
         """
@@ -33,18 +34,22 @@ class RunLog:
             raise ManifestError(
                 f"{path}: shorter than the checkpoint says", hint="delete the run's folder and train again"
             )
-        write_atomically(path, logged[:n_bytes])
-        self._path, self.n_bytes = path, n_bytes
+        if is_written:
+            write_atomically(path, logged[:n_bytes])
+        self._path, self.n_bytes, self._is_written = path, n_bytes, is_written
         self.rows: list[Row] = [msgspec.json.decode(line) for line in logged[:n_bytes].split(b"\n")[:-1]]
-        self._board = _open_board(tensorboard, len(self.rows) and self.rows[-1]["update"]) if tensorboard else None
+        self._board = (
+            _open_board(tensorboard, len(self.rows) and self.rows[-1]["update"]) if tensorboard and is_written else None
+        )
 
     def append(self, row: Row) -> None:
         """Add a row."""
         line = msgspec.json.encode(row) + b"\n"
-        with writing(self._path), self._path.open("ab") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        if self._is_written:
+            with writing(self._path), self._path.open("ab") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
         self.n_bytes += len(line)
         self.rows.append(row)
         if self._board is not None:

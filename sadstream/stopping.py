@@ -35,7 +35,7 @@ def watching_for_interrupt() -> Iterator[Callable[[], bool]]:
 
 
 def refuse_bad_update(
-    update: int, loss: float, norm: float, before: Sequence[float], spike: float, keys: Sequence[str]
+    update: int, loss: float, norm: float, before: Sequence[float], spike: float, keys: Callable[[], Sequence[str]]
 ) -> None:
     """Stop before a bad update reaches the weights.
 
@@ -44,14 +44,13 @@ def refuse_bad_update(
         before: the losses of earlier updates, oldest first.
         spike: how many times the median of the 32 updates before it a loss may be; 0 is any. With fewer than 32
             before it, nothing is known yet and nothing is refused.
-        keys: of its samples.
+        keys: gives those of its samples; asked in case of need only.
     Raises:
         TrainingError: loss or gradient is no number, or the loss leaps; names the samples.
     """
-    named = ", ".join(keys[:_NAMED]) + (f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else "")
     if not math.isfinite(loss) or not math.isfinite(norm):
         raise TrainingError(
-            f"update {update}: the loss is {loss} (gradient norm {norm}); samples {named}",
+            f"update {update}: the loss is {loss} (gradient norm {norm}); samples {_named(keys())}",
             hint="checkpoints before it are whole; try a smaller --lr, with another --out if there are any",
         )
     if spike and len(before) >= _BEFORE:
@@ -59,6 +58,10 @@ def refuse_bad_update(
         if loss > spike * usual:
             raise TrainingError(
                 f"update {update}: the loss is {loss:.4g}, more than {spike:g} times the {usual:.4g} of the "
-                f"{_BEFORE} updates before it; samples {named}",
+                f"{_BEFORE} updates before it; samples {_named(keys())}",
                 hint="checkpoints before it are whole; look at the samples, or set spike = 0 in a --config and go on",
             )
+
+
+def _named(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:_NAMED]) + (f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else "")

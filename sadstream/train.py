@@ -23,7 +23,8 @@ from sadstream.manifest import (
     write_atomically,
 )
 from sadstream.model_files import model_fingerprint, resolve_config, resolve_model, tokenizer_fingerprint
-from sadstream.progress import Progress
+from sadstream.progress import Progress, silent
+from sadstream.ranks import joined
 from sadstream.train_config import METRICS, TrainConfig, check, is_over_everything, read_config, to_toml
 
 # Options that may change between a run and its continuation: they decide nothing about the weights.
@@ -36,12 +37,50 @@ def train(config: TrainConfig, progress: Progress) -> dict[str, Any]:
     """Train a student on teacher shards; continue an interrupted run; leave a finished one as it is.
 
     Returns:
-        The summary: keys as `sadstream train --json` prints them.
+        The summary: keys as `sadstream train --json` prints them. Empty on all ranks but the first, where
+        `torchrun` started several.
     Raises:
         SadstreamError: folder, student or options are not as they should be, or the loss is not a number or leaps.
     """
     begin = time.monotonic()
     check(config)
+    with joined() as ranks:
+        folder = ranks.first_does(lambda: _open(config, progress))
+        if any(ranks.add_up([folder is not None and folder.done is not None])):
+            if folder is None or folder.done is None:
+                return {}
+            return {
+                **folder.done.totals,
+                "model": str(folder.path / "model"),
+                "out": config.out,
+                "already_done": True,
+            }
+        progress = progress if ranks.is_first else silent
+        progress(0, None, "updates", "loading torch and the student")
+        from sadstream.loop import run_updates
+
+        totals, tokens_per_second = run_updates(config, _student(config, progress), folder, progress, ranks)
+    if folder is None:
+        return {}
+    models = sorted(f"model/{p.name}" for p in (folder.path / "model").iterdir())
+    folder.finish(totals, ["config.toml", METRICS, "curves.png", *models])
+    return {
+        **totals,
+        "tokens_per_second": tokens_per_second,
+        "seconds": round(time.monotonic() - begin, 1),
+        "model": str(folder.path / "model"),
+        "out": config.out,
+    }
+
+
+def _student(config: TrainConfig, progress: Progress) -> Path:
+    if config.init == "random":
+        return resolve_config(config.student)
+    return resolve_model(config.student, lambda note: progress(0, None, "updates", note))
+
+
+def _open(config: TrainConfig, progress: Progress) -> StageFolder:
+    """The run's folder, after all checks that need no torch."""
     shards, out = Path(config.shards), Path(config.out)
     manifest = read_manifest(shards, "cache-teacher")
     if is_over_everything(config) and manifest.config["positions"] != "all":
@@ -54,11 +93,7 @@ def train(config: TrainConfig, progress: Progress) -> dict[str, Any]:
             f"--divergence {config.divergence}: {shards} holds drawn ids, whose shares are right on average only",
             hint="forward-kl has the right gradient on average; the others need a cache of --mode top-k",
         )
-    is_random = config.init == "random"
-    if is_random:
-        student = resolve_config(config.student)
-    else:
-        student = resolve_model(config.student, lambda note: progress(0, None, "updates", note))
+    is_random, student = config.init == "random", _student(config, progress)
     if not is_random and tokenizer_fingerprint(student) != manifest.config["tokenizer_fingerprint"]:
         raise ModelError(
             f"{config.student}: its tokenizer is not the one that {shards} was made with "
@@ -68,27 +103,12 @@ def train(config: TrainConfig, progress: Progress) -> dict[str, Any]:
     options = msgspec.to_builtins(config)
     decisive = {name: value for name, value in options.items() if name not in _PASSING}
     decisive["student_fingerprint"] = sha256_of(student)[:16] if is_random else model_fingerprint(student)
-    inputs = describe_inputs([Input(MANIFEST, shards / MANIFEST)], out)
-    folder = StageFolder(out, "train", decisive, inputs)
-    model_folder = str(out / "model")
+    folder = StageFolder(out, "train", decisive, describe_inputs([Input(MANIFEST, shards / MANIFEST)], out))
     if folder.done is not None:
-        return {**folder.done.totals, "model": model_folder, "out": config.out, "already_done": True}
+        return folder
     damaged = verify(shards, manifest, lambda name: progress(0, None, "updates", f"verifying, {name}"))
     if damaged:
         raise ManifestError(f"{shards}: {damaged[0]}", hint="make the folder again, or copy it whole")
     check_before_training(shards, manifest)
     write_atomically(out / "config.toml", to_toml(options).encode())
-
-    progress(0, None, "updates", "loading torch and the student")
-    from sadstream.loop import run_updates
-
-    totals, tokens_per_second = run_updates(config, student, folder, progress)
-    written = ["config.toml", METRICS, "curves.png", *sorted(f"model/{p.name}" for p in (out / "model").iterdir())]
-    folder.finish(totals, written)
-    return {
-        **totals,
-        "tokens_per_second": tokens_per_second,
-        "seconds": round(time.monotonic() - begin, 1),
-        "model": model_folder,
-        "out": config.out,
-    }
+    return folder

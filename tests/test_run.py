@@ -82,19 +82,19 @@ def test_ctrl_c_saves_and_the_next_run_continues_to_the_same_bits(tiny_cache, ti
 
 def test_a_loss_that_leaps_is_refused_by_the_stated_rule():
     usual = [1.0, 2.0] * 16
-    refuse_bad_update(33, 14.9, 1.0, usual, 10, ["a"])
+    refuse_bad_update(33, 14.9, 1.0, usual, 10, lambda: ["a"])
     with pytest.raises(
         TrainingError, match=r"update 33: the loss is 15.1, more than 10 times the 1.5 .*; samples a, b"
     ):
-        refuse_bad_update(33, 15.1, 1.0, usual, 10, ["a", "b"])
-    refuse_bad_update(33, 15.1, 1.0, usual, 0, ["a"])
-    refuse_bad_update(32, 1e9, 1.0, usual[1:], 10, ["a"])
+        refuse_bad_update(33, 15.1, 1.0, usual, 10, lambda: ["a", "b"])
+    refuse_bad_update(33, 15.1, 1.0, usual, 0, lambda: ["a"])
+    refuse_bad_update(32, 1e9, 1.0, usual[1:], 10, lambda: ["a"])
     # Only the last 32 count.
-    refuse_bad_update(65, 100.0, 1.0, usual + [20.0] * 32, 10, ["a"])
+    refuse_bad_update(65, 100.0, 1.0, usual + [20.0] * 32, 10, lambda: ["a"])
     with pytest.raises(TrainingError, match="h and 2 more"):
-        refuse_bad_update(1, float("nan"), 1.0, [], 0, list("abcdefghij"))
+        refuse_bad_update(1, float("nan"), 1.0, [], 0, lambda: list("abcdefghij"))
     with pytest.raises(TrainingError, match="gradient norm inf"):
-        refuse_bad_update(1, 1.0, float("inf"), [], 0, ["a"])
+        refuse_bad_update(1, 1.0, float("inf"), [], 0, lambda: ["a"])
 
 
 def test_a_leap_stops_the_run_with_its_keys_and_the_last_checkpoint_goes_on(tiny_cache, tiny_student, tmp_path):

@@ -90,6 +90,8 @@ def command(ctx: click.Context, as_json: bool, config: str, **options: Any) -> N
         raise click.UsageError(f"missing {' and '.join(missing)}; give them, or a --config that holds them")
     summary = train(read_config(config, given), progress)
     progress.close()
+    if not summary:  # of a rank that is not the first
+        return
     if as_json:
         print_json(summary)
         return
