@@ -11,6 +11,7 @@ from torch import Tensor
 from sadstream.codec import TeacherArrays
 from sadstream.errors import ModelError
 from sadstream.models import apply_head, hidden_states
+from sadstream.packing import fill_rows, pack_rows, packed_hidden_states
 from sadstream.windows import Job
 
 _HEAD_ROWS = 256
@@ -36,18 +37,24 @@ class Kept(NamedTuple):
 
 
 @torch.inference_mode()
-def ask(model: Any, jobs: Sequence[Job], kept: Kept) -> list[TeacherArrays]:
-    """The teacher's distributions at the supervised tokens; the head is run for these only, in chunks of rows."""
-    longest = max(len(job.token_ids) for job in jobs)
-    input_ids_BT = torch.zeros(len(jobs), longest, dtype=torch.int64)
-    for row, job in enumerate(jobs):
-        input_ids_BT[row, : len(job.token_ids)] = torch.from_numpy(job.token_ids)
-    hidden_BTH = hidden_states(model, input_ids_BT.to(model.device))
+def ask(model: Any, jobs: Sequence[Job], kept: Kept, *, row_tokens: int = 0) -> list[TeacherArrays]:
+    """The teacher's distributions at the supervised tokens; the head is run for these only, in chunks of rows.
+
+    Args:
+        row_tokens: windows share rows of so many tokens, in a model that takes packed rows; 0: a row each, padded.
+    """
+    sequences = [job.token_ids for job in jobs]
+    rows = pack_rows(sequences, fill_rows([len(s) for s in sequences], row_tokens))
+    input_ids_BT, position_ids_BT = (torch.from_numpy(array).to(model.device) for array in rows[:2])
+    if row_tokens:
+        hidden_BTH = packed_hidden_states(model, input_ids_BT, position_ids_BT)
+    else:
+        hidden_BTH = hidden_states(model, input_ids_BT)
     answers = []
-    for row, job in enumerate(jobs):
+    for job, row, start in zip(jobs, rows.row_N, rows.start_N, strict=True):
         positions = np.flatnonzero(job.window.supervised)
         # What stands at position i is foretold by the hidden state before it.
-        hidden_SH = hidden_BTH[row, torch.from_numpy(positions - 1).to(model.device)]
+        hidden_SH = hidden_BTH[row, torch.from_numpy(start + positions - 1).to(model.device)]
         logged_S = torch.from_numpy(job.token_ids[positions]).to(model.device)
         parts = [
             distribution(apply_head(model, hidden), logged, **kept._asdict(), seed=_seed(job, chunk))

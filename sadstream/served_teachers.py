@@ -27,12 +27,15 @@ class VllmTeacher:
     Args:
         path: the model's folder. n_named: ids from here on are never named. top_k: ids a token.
         max_length: tokens a window at most: one less than the model takes, for vLLM always writes one.
+        batch_tokens: tokens handed over together; 0 is 65536.
         dtype: as vLLM names it; `auto` is the model's own on a GPU and bfloat16 on a CPU.
     Raises:
         ModelError: vLLM is not installed, or does not take the model.
     """
 
-    def __init__(self, path: Path, *, n_named: int, top_k: int, max_length: int, dtype: str, trust: bool) -> None:
+    def __init__(
+        self, path: Path, *, n_named: int, top_k: int, max_length: int, dtype: str, trust: bool, batch_tokens: int = 0
+    ) -> None:
         # Its lines would drown ours; what goes wrong is raised.
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         try:
@@ -61,7 +64,8 @@ class VllmTeacher:
         atexit.register(self._model.llm_engine.engine_core.shutdown)
         self._sampling = vllm.SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=top_k, detokenize=False)
         self.facts = {"backend": f"vllm {vllm.__version__}", "dtype": options["dtype"]}
-        self.batch_tokens = _SIDE_BY_SIDE
+        self.batch_tokens, self.row_tokens = batch_tokens or _SIDE_BY_SIDE, 0
+        self.batches = "as vLLM batches them"
 
     def ask(self, jobs: Sequence[Job]) -> list[TeacherArrays]:
         """The teacher's answers to some windows, in their order."""
@@ -83,13 +87,21 @@ class ServedTeacher:
     Args:
         endpoint: the server. model: the name it serves the model under; "" is the only one there.
         n_named: ids from here on are never named. top_k: ids a token. max_length: tokens a window at most.
-        concurrency: requests side by side.
+        concurrency: requests side by side. batch_tokens: tokens between two words of progress; 0 is 65536.
     Raises:
         EndpointError: no such server or model. ConfigError: it takes fewer tokens than a window has.
     """
 
     def __init__(
-        self, endpoint: Endpoint, *, model: str, n_named: int, top_k: int, max_length: int, concurrency: int
+        self,
+        endpoint: Endpoint,
+        *,
+        model: str,
+        n_named: int,
+        top_k: int,
+        max_length: int,
+        concurrency: int,
+        batch_tokens: int = 0,
     ) -> None:
         self._endpoint = endpoint
         self._top_k, self._n_named = top_k, n_named
@@ -102,7 +114,8 @@ class ServedTeacher:
                 hint=f"--max-length {limit - 1}, or a server with a larger --max-model-len",
             )
         self.facts = {"backend": "openai", "served_model": self._model}
-        self.batch_tokens = _SIDE_BY_SIDE
+        self.batch_tokens, self.row_tokens = batch_tokens or _SIDE_BY_SIDE, 0
+        self.batches = f"{concurrency} requests side by side"
 
     def ask(self, jobs: Sequence[Job]) -> list[TeacherArrays]:
         """The teacher's answers to some windows, in their order."""

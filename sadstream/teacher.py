@@ -40,7 +40,7 @@ from sadstream.teacher_index import (
     tokens_in,
     window_key,
 )
-from sadstream.teachers import Backend, LocalTeacher, Teacher
+from sadstream.teachers import Backend, LocalTeacher, Packing, Teacher, batches_of
 from sadstream.windows import Job, Plan, Positions, Render, plan_windows
 from sadstream_schemas import InputFile, Manifest, Shard
 
@@ -72,7 +72,8 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
         served_model: the name it serves the teacher under; "" is the only one there.
         concurrency: requests side by side.
         trust_remote_code: run what code the teacher's folder brings.
-        batch_tokens: padded tokens a batch; 0 is one window at a time on a CPU, 16384 on a GPU.
+        batch_tokens: padded tokens a batch; 0 is one window or packed row at a time on a CPU, 16384 on a GPU.
+        packing: `on`: windows share rows, where the teacher's attention keeps them apart; `off`; `auto`: on a GPU.
         limit: windows at most; 0 is all.
     """
 
@@ -94,6 +95,7 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int = 8
     trust_remote_code: bool = False
     batch_tokens: int = 0
+    packing: Packing = "auto"
     limit: int = 0
 
 
@@ -154,7 +156,8 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
         # Windows are cut while they are asked: how many tokens come is told from characters.
         total = round(tally["tokens"] * max(1.0, n_chars / max(1, tally["chars"])))
         samples: dict[int, Sample] = {}
-        for batch in _batches([q.job for q in shard], config.batch_tokens or teacher.batch_tokens):
+        lengths = [len(question.job.token_ids) for question in shard]
+        for batch in batches_of(lengths, teacher.batch_tokens, teacher.row_tokens):
             answers = _samples(config, teacher, n_named, [shard[i] for i in batch])
             for place, sample in zip(batch, answers, strict=True):
                 samples[place] = sample
@@ -171,6 +174,7 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     return {
         **totals,
         "n_tokens_asked": n_asked,
+        "batches": teacher.batches if n_asked else None,
         "tokens_per_second": round(n_asked / seconds, 1) if n_asked else None,
         "seconds": round(time.monotonic() - begin, 1),
         "out": config.out,
@@ -186,6 +190,7 @@ def _teacher(config: CacheConfig, path: Path, n_named: int, max_length: int) -> 
             max_length=max_length,
             dtype=config.dtype,
             trust=config.trust_remote_code,
+            batch_tokens=config.batch_tokens,
         )
     if config.backend == "openai":
         endpoint = Endpoint(config.endpoint)
@@ -196,6 +201,7 @@ def _teacher(config: CacheConfig, path: Path, n_named: int, max_length: int) -> 
             top_k=config.top_k,
             max_length=max_length,
             concurrency=config.concurrency,
+            batch_tokens=config.batch_tokens,
         )
     return LocalTeacher(
         path,
@@ -206,6 +212,8 @@ def _teacher(config: CacheConfig, path: Path, n_named: int, max_length: int) -> 
         device=config.device,
         dtype=config.dtype,
         trust=config.trust_remote_code,
+        batch_tokens=config.batch_tokens,
+        packing=config.packing,
     )
 
 
@@ -336,6 +344,7 @@ def _check(config: CacheConfig) -> None:
         ("--mode", config.mode, ("top-k", "sample")),
         ("--render", config.render, ("auto", "text", "chat")),
         ("--backend", config.backend, ("transformers", "vllm", "openai")),
+        ("--packing", config.packing, ("auto", "on", "off")),
     ):
         if given not in known:
             raise ConfigError(f"{name} {given}: unknown", hint=" or ".join(known))
@@ -437,15 +446,3 @@ def _by_tokens(questions: Iterator[Question]) -> Iterator[list[Question]]:
             shard, n_tokens = [], 0
     if shard:
         yield shard
-
-
-def _batches(jobs: list[Job], budget: int) -> Iterator[list[int]]:
-    """Indices of jobs to ask together. A function of the jobs alone, so a continued run asks as an undisturbed one."""
-    batch: list[int] = []
-    for index in sorted(range(len(jobs)), key=lambda i: len(jobs[i].token_ids)):
-        if batch and (len(batch) + 1) * len(jobs[index].token_ids) > budget:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch

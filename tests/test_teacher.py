@@ -102,8 +102,10 @@ def test_a_finished_folder_is_left_as_it_is(tiny_cache, tiny_spans, tiny_teacher
     assert {name: (tiny_cache / name).stat().st_mtime_ns for name in content(tiny_cache)} == before
 
 
-def test_batches_change_nothing_but_the_last_digits(tiny_cache, tiny_spans, tiny_teacher, tmp_path):
-    cache(tiny_spans, tiny_teacher, tmp_path / "out", batch_tokens=1500)
+@pytest.mark.parametrize("packing", ["on", "off"])
+def test_batches_change_nothing_but_the_last_digits(tiny_cache, tiny_spans, tiny_teacher, tmp_path, packing):
+    summary = cache(tiny_spans, tiny_teacher, tmp_path / "out", batch_tokens=1500, packing=packing)
+    assert summary["batches"].startswith("packed" if packing == "on" else "padded")
     for one, other in zip(samples_of(tiny_cache), samples_of(tmp_path / "out"), strict=True):
         for name in ("token_ids", "kinds", "steps", "positions"):
             assert np.array_equal(one[name], other[name])
@@ -116,20 +118,20 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("stopped_at", [0, 2, 4])
+@pytest.mark.parametrize(("stopped_at", "packing"), [(0, "off"), (2, "on"), (4, "off")])
 def test_an_interrupted_run_asks_no_finished_shard_again_and_ends_with_the_same_bytes(
-    tiny_spans, tiny_teacher, tmp_path, monkeypatch, stopped_at
+    tiny_spans, tiny_teacher, tmp_path, monkeypatch, stopped_at, packing
 ):
     monkeypatch.setattr(teacher, "_SHARD_TOKENS", 600)
     asked = []
     real = ask.ask
 
-    def counting(model, jobs, kept):
+    def counting(model, jobs, kept, *, row_tokens):
         asked.extend((job.trajectory.id, job.number) for job in jobs)
-        return real(model, jobs, kept)
+        return real(model, jobs, kept, row_tokens=row_tokens)
 
     monkeypatch.setattr(ask, "ask", counting)
-    cache(tiny_spans, tiny_teacher, tmp_path / "undisturbed" / "out")
+    cache(tiny_spans, tiny_teacher, tmp_path / "undisturbed" / "out", packing=packing)
     n_windows = len(asked)
     asked.clear()
 
@@ -139,13 +141,13 @@ def test_an_interrupted_run_asks_no_finished_shard_again_and_ends_with_the_same_
 
     out = tmp_path / "disturbed" / "out"
     with pytest.raises(Stop):
-        cache(tiny_spans, tiny_teacher, out, stop)
+        cache(tiny_spans, tiny_teacher, out, stop, packing=packing)
     with pytest.raises(ManifestError, match="unfinished"):
         scan_index(out)
     finished = scan_rows(out)
     assert set(finished) <= set(asked)
     asked.clear()
-    cache(tiny_spans, tiny_teacher, out)
+    cache(tiny_spans, tiny_teacher, out, packing=packing)
     assert len(finished) + len(asked) == n_windows
     assert not set(finished) & set(asked)
     assert content(out) == content(tmp_path / "undisturbed" / "out")
@@ -369,9 +371,9 @@ def count_asked(monkeypatch) -> list[tuple[str, int]]:
     asked: list[tuple[str, int]] = []
     real = ask.ask
 
-    def counting(model, jobs, kept):
+    def counting(model, jobs, kept, *, row_tokens):
         asked.extend((job.trajectory.id, job.number) for job in jobs)
-        return real(model, jobs, kept)
+        return real(model, jobs, kept, row_tokens=row_tokens)
 
     monkeypatch.setattr(ask, "ask", counting)
     return asked

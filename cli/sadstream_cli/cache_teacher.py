@@ -55,6 +55,13 @@ from sadstream_cli.output import ProgressLine, json_option, print_facts, print_j
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
 @click.option("--batch-tokens", default=0, help="Padded tokens a batch.  [default: CPU one window, GPU 16384]")
+@click.option(
+    "--packing",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Several windows in one row, where the teacher's attention keeps them apart; auto: on a GPU.",
+)
 @click.option("--limit", default=0, help="Windows at most, to try things out.  [default: all]")
 @click.option(
     "--dry-run", is_flag=True, help="Write nothing: count what is to be asked, and time the teacher on 3 windows."
@@ -110,6 +117,7 @@ def command(as_json: bool, dry_run: bool, **options: Any) -> None:
             ("windows through the chat template", summary["n_rendered"]["chat"] or None),
             ("windows whose prompt was cut", summary["n_cut_prompts"] or None),
             ("windows that cut a step", summary["n_cut_steps"] or None),
+            ("windows were asked", summary.get("batches")),
             ("tokens a second", summary.get("tokens_per_second")),
             ("seconds", summary.get("seconds")),
             ("wrote", f"{summary['n_shards']} shard(s) in {config.out}"),
