@@ -482,3 +482,19 @@ def verify(folder: Path, manifest: Manifest, on_file: Callable[[str], None]) -> 
         elif sha256_of(path) != checksum:
             wrong.append(f"{name}: its content is not what was written")
     return wrong
+
+
+def verify_without_reading_shards(folder: Path, manifest: Manifest) -> list[str]:
+    """As `verify`, in time that does not grow with the data: whoever reads a sample or an index compares it then.
+
+    Returns:
+        Which shards or indexes are missing, which shards have another size, and which other files differ.
+    """
+    wrong = []
+    for shard in manifest.shards:
+        path = folder / shard.name
+        if not path.exists() or not (folder / index_name(shard.name)).exists():
+            wrong.append(f"{shard.name if not path.exists() else index_name(shard.name)}: missing")
+        elif path.stat().st_size != shard.n_bytes:
+            wrong.append(f"{shard.name}: {path.stat().st_size} bytes, and {shard.n_bytes} were written")
+    return wrong + verify(folder, msgspec.structs.replace(manifest, shards=[]), lambda name: None)

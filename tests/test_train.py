@@ -1,6 +1,6 @@
 import shutil
 import tomllib
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import msgspec
@@ -14,11 +14,14 @@ from safetensors.torch import load_file
 
 from sadstream import SegmentConfig, checkpoints, scan_index, segment_logs
 from sadstream.codec import decode_teacher_sample
-from sadstream.errors import ConfigError, ManifestError, ModelError, SadstreamError
+from sadstream.errors import ConfigError, ManifestError, ModelError, SadstreamError, ShardError
 from sadstream.losses import hard_loss, soft_loss
 from sadstream.models import load_model
 from sadstream.optimise import schedule
+from sadstream.order import Order
 from sadstream.progress import silent
+from sadstream.sample_stream import SampleStream
+from sadstream.samples import SampleFolder
 from sadstream.shards import iter_samples
 from sadstream.teacher import CacheConfig, cache_teacher
 from sadstream.train import TrainConfig, read_config, train
@@ -326,8 +329,47 @@ def test_a_damaged_folder_is_refused_before_the_first_update(tiny_cache, tiny_st
     data = bytearray((tmp_path / "cache" / name).read_bytes())
     data[len(data) // 2] ^= 1
     (tmp_path / "cache" / name).write_bytes(data)
-    with pytest.raises(ManifestError, match=f"{name}: its content is not what was written"):
+    with pytest.raises(SadstreamError, match=f"{name}: its content is not what was written"):
         run(tmp_path / "cache", tiny_student, tmp_path / "run", stop_after(1))
+
+
+@pytest.mark.parametrize("name", ["shard-000001.tar", "shard-000002.parquet"])
+def test_a_missing_or_cut_off_shard_is_named_at_once(tiny_shards, tiny_student, tmp_path, name):
+    cache = Path(shutil.copytree(tiny_shards, tmp_path / "cache"))
+    whole = (cache / name).read_bytes()
+    (cache / name).unlink()
+    with pytest.raises(ManifestError, match=f"{name}: missing"):
+        run(cache, tiny_student, tmp_path / "run")
+    (cache / name).write_bytes(whole[:-1])
+    with pytest.raises(SadstreamError, match=f"{name}: ({len(whole) - 1} bytes|its content is not what was written)"):
+        run(cache, tiny_student, tmp_path / "run")
+
+
+def test_a_byte_that_flips_while_training_is_named_before_its_update(tiny_shards, tiny_student, tmp_path):
+    cache = Path(shutil.copytree(tiny_shards, tmp_path / "cache"))
+    options = {"batch_tokens": 200, "updates": 9, "save_every": 1}
+    run(cache, tiny_student, tmp_path / "whole", **options)
+    stream = SampleStream(SampleFolder(cache), Order(batch_tokens=200), lambda draft: [key for key, _ in draft.samples])
+    key = next(islice(stream, 7, 8)).data[0]
+    row = scan_index(cache).filter(pl.col("key") == key).collect().row(0, named=True)
+
+    def flip(*_) -> None:
+        with (cache / row["shard"]).open("r+b") as tar:
+            tar.seek(row["offset"] + 600)
+            byte = tar.read(1)[0]
+            tar.seek(row["offset"] + 600)
+            tar.write(bytes([byte ^ 4]))
+
+    def flip_once(done, total, unit, note):
+        if done == 1 and "tokens/s" in note:
+            flip()
+
+    with pytest.raises(ShardError, match=f"sample {key} is not what was written"):
+        run(cache, tiny_student, tmp_path / "run", flip_once, **options)
+    assert len((tmp_path / "run" / "metrics.jsonl").read_bytes().splitlines()) < 8
+    flip()
+    run(cache, tiny_student, tmp_path / "run", **options)
+    assert same(tmp_path / "run", tmp_path / "whole")
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_samples(tiny_cache, tiny_student, tmp_path):
