@@ -1,5 +1,6 @@
 """Pieces of trajectories to spans: the one tail of all formats, on columns of bytes and codes."""
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -30,15 +31,13 @@ _SYSTEM, _USER, _ENVIRONMENT, _AGENT = range(4)
 _ANYONE, _OTHER = -1, 4
 _AUTHOR_OF_KIND = np.array([_USER, _AGENT, _AGENT, _ENVIRONMENT])  # by index in KINDS
 _PIECE_FIELDS = {field.name: field.dtype for field in PIECE.fields}
-_FIELDS = list(SPAN_FIELDS)
-_STEP = pl.when(pl.col("step") >= 0).then("step")
 # Nothing is known of a span of a text but what its label says.
 _EMPTY = {"hidden": pl.lit(False), "flags": pl.lit([], pl.List(pl.String)), "opaque": pl.lit([], pl.List(pl.String))}
-_TEXT_BORN = [
-    _EMPTY.get(name, pl.lit(None, dtype)).alias(name)
+_TEXT_BORN = {
+    name: _EMPTY.get(name, pl.lit(None, dtype)).alias(name)
     for name, dtype in SPAN_FIELDS.items()
     if name not in ("kind", "start", "stop", "body_start", "body_stop", "author", "step")
-]
+}
 _AS_LOGGED = ("call_id", "name", "syntax", "error", "extra")
 
 
@@ -75,24 +74,25 @@ class _Spans(NamedTuple):
     body_stop: Ints
 
 
-def cut(rows: pl.DataFrame) -> tuple[Ints, pl.DataFrame, pl.Series]:
+def cut(rows: pl.DataFrame, fields: Collection[str] = SPAN_FIELDS) -> tuple[Ints, pl.DataFrame, pl.Series]:
     """Row of each span, the spans, and each row's text.
 
     Args:
         rows: a row a trajectory: `text`, or `pieces` to be rendered as text; `dialect` where it is known.
+        fields: those of `SPAN_FIELDS` that are asked for.
     Returns:
-        Rows ascend; spans have the columns of `SPAN_FIELDS`; a text is never null.
+        Rows ascend; spans have the columns that are asked for, in order; a text is never null.
     """
     pieces, text = _pieces(rows)
     if not len(pieces.row):
-        return np.zeros(0, np.int64), pl.DataFrame(schema=SPAN_FIELDS), text
+        return np.zeros(0, np.int64), pl.DataFrame(schema={name: SPAN_FIELDS[name] for name in fields}), text
     texts = texts_of(pieces.text)
     spans = _cut_at_labels(pieces, texts)
     row = pieces.row[spans.piece]
     begins = np.append(True, row[1:] != row[:-1])
     kind = _settled_kinds(spans, pieces, begins)
     step = _steps(kind, begins)
-    return row, _answer_calls(_span_frame(pieces, texts, spans, kind, step), row), text
+    return row, _span_frame(pieces, texts, spans, kind, step, begins, fields), text
 
 
 def _pieces(rows: pl.DataFrame) -> tuple[_Pieces, pl.Series]:
@@ -173,16 +173,17 @@ def _cut_at_labels(pieces: _Pieces, texts: Texts) -> _Spans:
     data = texts.data
     found = openings(texts, row=pieces.row, dialect=pieces.dialect, whole=pieces.whole)
     unopened = np.ones(len(pieces.row), bool)
-    unopened[found.piece[found.at == texts.start[found.piece]]] = False
+    unopened[found.piece[found.at == texts.start.take(found.piece)]] = False
     # What a piece begins with, where that is no label, is a span before those of its labels.
     lead = np.flatnonzero(unopened)
-    slot = np.arange(len(found.at)) + np.cumsum(unopened)[found.piece]
+    slot = np.arange(len(found.at)) + np.cumsum(unopened).take(found.piece)
     is_lead = np.ones(len(found.at) + len(lead), bool)
     is_lead[slot] = False
+    lead_slot = np.flatnonzero(is_lead)
 
     def merged(of_lead: Ints, of_label: Ints) -> Ints:
         both = np.empty(len(is_lead), np.int64)
-        both[slot], both[is_lead] = of_label, of_lead
+        both[slot], both[lead_slot] = of_label, of_lead
         return both
 
     start, body = merged(texts.start[lead], found.at), merged(texts.start[lead], found.body)
@@ -190,7 +191,7 @@ def _cut_at_labels(pieces: _Pieces, texts: Texts) -> _Spans:
     kind = np.full(len(is_lead), NO_KIND, np.int8)
     kind[slot] = found.kind
     stop = np.append(start[1:], 0)
-    last = np.append(piece[1:] != piece[:-1], True)
+    last = np.flatnonzero(np.append(piece[1:] != piece[:-1], True))
     stop[last] = texts.stop[piece[last]]
     if pieces.frame is not None and pieces.whole.any():
         kind = _kinds_of_whole(kind, pieces.kind[piece], pieces.whole[piece])
@@ -241,7 +242,7 @@ def _settled_kinds(spans: _Spans, pieces: _Pieces, begins: Bools) -> Codes:
     author = pieces.author[spans.piece[open_]]
     follows = np.append(spans.piece[1:] == spans.piece[:-1], False)[open_]
     kind[open_] = np.select(
-        [np.isin(author, (_ANYONE, _SYSTEM)), author == _AGENT, author == _ENVIRONMENT],
+        [(author == _ANYONE) | (author == _SYSTEM), author == _AGENT, author == _ENVIRONMENT],
         [CONTEXT, np.where(follows, REASON, ACT), OBSERVATION],
         NO_KIND,
     )
@@ -273,11 +274,13 @@ def _steps(kind: Codes, begins: Bools) -> Ints:
     return number
 
 
-def _span_frame(pieces: _Pieces, texts: Texts, spans: _Spans, kind: Codes, step: Ints) -> pl.DataFrame:
-    """Spans with the columns of `SPAN_FIELDS`."""
+def _span_frame(
+    pieces: _Pieces, texts: Texts, spans: _Spans, kind: Codes, step: Ints, begins: Bools, fields: Collection[str]
+) -> pl.DataFrame:
+    """Spans with the columns that are asked for."""
     characters = _Characters(pieces, texts)
     start = characters.before(spans.start, spans.piece)
-    ends = np.append(spans.piece[1:] != spans.piece[:-1], True)
+    ends = np.flatnonzero(np.append(begins[1:], True))
     stop = np.append(start[1:], 0)
     stop[ends] = characters.before(spans.stop[ends], spans.piece[ends])
     # Labels and blanks around bodies are ASCII.
@@ -285,20 +288,21 @@ def _span_frame(pieces: _Pieces, texts: Texts, spans: _Spans, kind: Codes, step:
     body_stop = np.where(spans.body_stop > spans.body_start, stop - (spans.stop - spans.body_stop), body_start)
     if (pieces.dialect == TAGS).any():
         body_start, body_stop = (characters.before(at, spans.piece) for at in (spans.body_start, spans.body_stop))
-    frame = pl.DataFrame(
-        [
-            _names("kind", KINDS, kind),
-            pl.Series("start", start),
-            pl.Series("stop", stop),
-            pl.Series("body_start", body_start),
-            pl.Series("body_stop", body_stop),
-            _names("author", _AUTHORS, _AUTHOR_OF_KIND[kind]),
-            pl.Series("step", step),
-        ]
-    )
+    columns = [
+        _names("kind", KINDS, kind),
+        pl.Series("start", start),
+        pl.Series("stop", stop),
+        pl.Series("body_start", body_start),
+        pl.Series("body_stop", body_stop),
+        pl.Series("step", step).set(pl.Series(step < 0), None),
+    ]
     if pieces.frame is None:
-        return frame.with_columns(_STEP, *_TEXT_BORN)[_FIELDS]
-    frame = frame.with_columns(_STEP)
+        if "author" in fields:
+            columns.append(_names("author", _AUTHORS, _AUTHOR_OF_KIND[kind]))
+        unknown = [column for name, column in _TEXT_BORN.items() if name in fields]
+        frame = pl.DataFrame(columns)
+        return (frame.with_columns(unknown) if unknown else frame)[list(fields)]
+    frame = pl.DataFrame([*columns, _names("author", _AUTHORS, _AUTHOR_OF_KIND[kind])])
     begin = characters.before(texts.start, np.arange(len(pieces.row)))
     end = characters.before(texts.stop, np.arange(len(pieces.row)))
     about = pieces.frame.select(
@@ -331,7 +335,8 @@ def _span_frame(pieces: _Pieces, texts: Texts, spans: _Spans, kind: Codes, step:
             arguments_start=pl.col("arguments_start") + arguments,
             arguments_stop=pl.col("arguments_stop") + arguments,
         )
-        .select(*SPAN_FIELDS)
+        .pipe(_answer_calls, pieces.row[spans.piece])
+        .select(*fields)
     )
 
 
@@ -345,17 +350,16 @@ class _Characters:
     def __init__(self, pieces: _Pieces, texts: Texts) -> None:
         row = pieces.row
         first = np.flatnonzero(np.append(True, row[1:] != row[:-1]))
-        # Line breaks between the pieces of a trajectory are no characters of it.
         n_pieces = np.diff(first, append=len(row))
-        self._begin = np.repeat(texts.start[first] - first, n_pieces) + np.arange(len(row))
+        self._begin = np.repeat(texts.start[first], n_pieces)
         self._more = continuation_bytes(texts)
         self._more_before = np.repeat(np.searchsorted(self._more, texts.start[first]), n_pieces)
         self._mixed = np.searchsorted(self._more, texts.stop) > self._more_before
 
     def before(self, at: Ints, piece: Ints) -> Ints:
         """Code points before each byte, which stands in or right after a piece of the trajectory."""
-        n_chars = at - self._begin[piece]
-        mixed = np.flatnonzero(self._mixed[piece])
+        n_chars = at - self._begin.take(piece)
+        mixed = np.flatnonzero(self._mixed.take(piece))
         n_chars[mixed] -= np.searchsorted(self._more, at[mixed]) - self._more_before[piece[mixed]]
         return n_chars
 

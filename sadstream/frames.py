@@ -88,16 +88,23 @@ def scan_blocks(blocks: Callable[[], Iterable[pl.DataFrame]], schema: dict[str, 
     Args:
         blocks: gives them anew at each call, each with `schema`.
     """
+    return scan_columns(lambda _: blocks(), schema)
+
+
+def scan_columns(blocks: Callable[[list[str]], Iterable[pl.DataFrame]], schema: dict[str, pl.DataType]) -> pl.LazyFrame:
+    """As `scan_blocks`, of blocks that are made with the columns that are asked for, or more."""
 
     def source(
         with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
     ) -> Iterator[pl.DataFrame]:
-        for block in blocks():
+        asked = set(schema if with_columns is None else with_columns)
+        asked.update(() if predicate is None else predicate.meta.root_names())
+        for block in blocks([name for name in schema if name in asked]):
             chosen = block if predicate is None else block.filter(predicate)
             if n_rows is not None:
                 chosen = chosen.head(n_rows)
                 n_rows -= chosen.height
-            yield chosen if with_columns is None else chosen.select(with_columns)
+            yield chosen if with_columns in (None, chosen.columns) else chosen.select(with_columns)
             if n_rows == 0:
                 return
 

@@ -11,15 +11,13 @@ from sadstream.utf8 import (
     Bytes,
     Ints,
     Texts,
-    among,
     begins_with,
-    eight_bytes,
-    line_starts,
+    places_of,
     skip,
+    skip_back,
 )
 
 Codes = np.ndarray[Any, np.dtype[np.int8]]
-_Eights = np.ndarray[Any, np.dtype[np.uint64]]
 
 KINDS = ("context", "reason", "act", "observation")
 CONTEXT, REASON, ACT, OBSERVATION = range(4)
@@ -41,29 +39,17 @@ _ACTION, _OBSERVATION, _ACTION_PATH = (_ALL_WORDS.index(word) for word in ("Acti
 _WORD_KIND = np.array(
     [{"Thought": REASON, "ActionPath": REASON, "Observation": OBSERVATION}.get(w, ACT) for w in _ALL_WORDS], np.int8
 )
-_WORD_LENGTH = np.array([len(word) for word in _ALL_WORDS])
-_BY_INITIAL = np.zeros(256, np.int64)
-for _code, _word in reversed(list(enumerate(_ALL_WORDS))):
-    _BY_INITIAL[ord(_word[0])] = _code
-
-
-def _eight_of_words(begin: int) -> tuple[_Eights, _Eights]:
-    """Of each word the eight bytes from `begin` on, and a mask of those it has."""
-    parts = [word.encode()[begin : begin + 8] for word in _ALL_WORDS]
-    masks = [(1 << 8 * len(part)) - 1 for part in parts]
-    return np.array([int.from_bytes(part, "little") for part in parts], np.uint64), np.array(masks, np.uint64)
-
-
-_HEAD, _HEAD_MASK = _eight_of_words(0)
-_TAIL, _TAIL_MASK = _eight_of_words(8)
+# Found as `Action`, which no other word begins with.
+_PATH = "ActionPath".removeprefix("Action").encode()
+_FOUND_WORDS = [word for word in _ALL_WORDS if word != "ActionPath"]
+_MARKS = [*_FOUND_WORDS, EXAMPLES_END, "\n>"]
 _TAG = re.compile(LABELS["tags"].encode(), re.MULTILINE)
 
-# What the first byte of a line says about it.
-_MAY_BE_WORD, _MAY_BE_COMMAND, _MAY_END_EXAMPLES = 1, 2, 4
-_LOOK = np.zeros(256, np.uint8)
-_LOOK[[ord(word[0]) for word in _ALL_WORDS]] = _MAY_BE_WORD
-_LOOK[_COMMAND] = _MAY_BE_COMMAND
-_LOOK[list(BLANK + b"(")] = _MAY_END_EXAMPLES
+# What the first byte of a mark says: of the words no two begin alike.
+_WORD = np.zeros(256, np.int8)
+_LENGTH = np.zeros(256, np.int64)
+for _word in _FOUND_WORDS:
+    _WORD[ord(_word[0])], _LENGTH[ord(_word[0])] = _ALL_WORDS.index(_word), len(_word)
 
 
 class Openings(NamedTuple):
@@ -93,10 +79,10 @@ class Openings(NamedTuple):
         )
 
 
-class _Lines(NamedTuple):
-    """All lines: `start` byte, `piece`, `first` byte (a line break where the line is empty)."""
+class _Marks(NamedTuple):
+    """Places of `_MARKS`, in order: `at` byte, `piece`, `first` byte."""
 
-    start: Ints
+    at: Ints
     piece: Ints
     first: Bytes
 
@@ -112,7 +98,7 @@ class _Words(NamedTuple):
     at: Ints
     body: Ints
     piece: Ints
-    word: Ints
+    word: Codes
     number: Ints
     numbered: Bools
 
@@ -126,25 +112,24 @@ def openings(texts: Texts, *, row: Ints, dialect: Codes, whole: Bools) -> Openin
         dialect: [n_pieces] index in `DIALECT_NAMES`, `NO_DIALECT`, or `UNDECIDED`: what the text's own lines say.
         whole: [n_pieces] pieces that are one span, of which only the first line is looked at.
     """
-    lines = _lines(texts)
-    look = _LOOK[lines.first]
-    words = _words(texts, lines, np.flatnonzero(look == _MAY_BE_WORD))
-    commands = np.flatnonzero(look == _MAY_BE_COMMAND)
+    marks = _marks(texts)
+    words = _words(texts, marks)
     thinks, resets = _webshop_actions(texts, words)
-    dialect = _decided(texts, dialect, lines, words, thinks | resets, commands)
+    dialect = _decided(texts, dialect, marks, words, thinks | resets)
     has = {code: bool((dialect == code).any()) for code in range(len(DIALECT_NAMES))}
 
-    spoken = dialect[words.piece]
+    spoken = dialect.take(words.piece)
     is_react = (spoken == _REACT) & ~words.numbered
     is_numbered = (spoken == _NUMBERED) & words.numbered
     is_webshop = (spoken == _WEBSHOP) & ~words.numbered & ((words.word == _ACTION) | (words.word == _OBSERVATION))
-    kind = _WORD_KIND[words.word]
+    kind = _WORD_KIND.take(words.word)
     kind[thinks & is_webshop] = REASON
     opens = is_react | is_numbered | is_webshop
-    opens &= ~whole[words.piece] | (words.at == texts.start[words.piece])
-    ends = _examples_end(texts, lines, np.flatnonzero(look == _MAY_END_EXAMPLES))
+    if whole.any():
+        opens &= ~whole[words.piece] | (words.at == texts.start[words.piece])
+    ends = _examples_end(texts, marks)
     if ends is not None:
-        opens &= words.at > ends[words.piece]
+        opens &= words.at > ends.take(words.piece)
     if has[_NUMBERED]:
         opens = _follow_numbering(opens, is_numbered & ~whole[words.piece], row[words.piece], words.number)
     if has[_WEBSHOP]:
@@ -153,7 +138,7 @@ def openings(texts: Texts, *, row: Ints, dialect: Codes, whole: Bools) -> Openin
 
     further = []
     if has[_PROMPT]:
-        further.append(_commands(texts, lines, dialect))
+        further.append(_commands(texts, np.flatnonzero(dialect == _PROMPT)))
     if has[TAGS]:
         further.append(_tags(texts, np.flatnonzero(dialect == TAGS), whole))
     for more in further:
@@ -164,40 +149,42 @@ def openings(texts: Texts, *, row: Ints, dialect: Codes, whole: Bools) -> Openin
     return found.where(np.argsort(found.at, kind="stable")) if further else found
 
 
-def _lines(texts: Texts) -> _Lines:
-    start = line_starts(texts)
-    first = np.searchsorted(start, texts.start)
-    return _Lines(start, np.repeat(np.arange(len(first)), np.diff(first, append=len(start))), texts.data[start])
+def _marks(texts: Texts) -> _Marks:
+    piece, at = places_of(texts.strings, _MARKS)
+    at += texts.start.take(piece)
+    return _Marks(at, piece, texts.data.take(at))
 
 
-def _words(texts: Texts, lines: _Lines, which: Ints) -> _Words:
-    data = texts.data
-    at = lines.start[which]
-    head = eight_bytes(data, at)
-    word = _BY_INITIAL[lines.first[which]]
-    # One word begins like another: the byte after the shorter one tells them apart.
-    word[(word == _ACTION) & (head >> np.uint64(8 * len("Action")) & np.uint64(255) == ord("P"))] = _ACTION_PATH
-    known = head & _HEAD_MASK[word] == _HEAD[word]
-    long = np.flatnonzero(known & (_WORD_LENGTH[word] > 8))
-    known[long] = eight_bytes(data, at[long] + 8) & _TAIL_MASK[word[long]] == _TAIL[word[long]]
-    kept = np.flatnonzero(known)
-    at, word, piece = at[kept], word[kept], lines.piece[which[kept]]
-    end = at + _WORD_LENGTH[word]
-    after = data[end]
-    body = np.where(after == _COLON, end + 1, 0)
+def _words(texts: Texts, marks: _Marks) -> _Words:
+    data, (at, piece, first) = texts.data, marks
+    word = _WORD.take(first)
+    end = at + _LENGTH.take(first)
+    after = data.take(end)
+    path = np.flatnonzero((after == _PATH[0]) & (word == _ACTION))
+    path = path[begins_with(data, end[path], _PATH)]
+    word[path] = _ACTION_PATH
+    end[path] += len(_PATH)
+    after[path] = data[end[path]]
+
+    body = end + 1
+    labels = after == _COLON
     number = np.full(len(at), -1)
-    spaced = np.flatnonzero((after == _SPACE) & (word < len(NUMBERED_WORDS)))
     numbered = np.zeros(len(at), bool)
+    spaced = np.flatnonzero((after == _SPACE) & (word < len(NUMBERED_WORDS)))
     if len(spaced):
-        digits = end[spaced] + 1
+        digits = body[spaced]
         stop = skip(data, digits, texts.stop[piece[spaced]], _DIGITS)
-        closed = (stop > digits) & (data[stop] == _COLON)
+        closed = (stop > digits) & (data.take(stop) == _COLON)
         spaced, digits, stop = spaced[closed], digits[closed], stop[closed]
         numbered[spaced] = True
         number[spaced] = _numbers(data, digits, stop)
         body[spaced] = stop + 1
-    whole = np.flatnonzero(body)
-    return _Words(at[whole], body[whole], piece[whole], word[whole], number[whole], numbered[whole])
+    labels |= numbered
+    labels &= body <= texts.stop.take(piece)
+    labels &= (data.take(at - 1) == _LINE_BREAK) | (at == texts.start.take(piece))
+    labels &= first >= ord("A")
+    kept = np.flatnonzero(labels)
+    return _Words(at[kept], body[kept], piece[kept], word[kept], number[kept], numbered[kept])
 
 
 def _numbers(data: Bytes, begin: Ints, stop: Ints) -> Ints:
@@ -216,28 +203,34 @@ def _numbers(data: Bytes, begin: Ints, stop: Ints) -> Ints:
 
 def _webshop_actions(texts: Texts, words: _Words) -> tuple[Bools, Bools]:
     """Which words open `Action: think[`, and which are the whole line `Action: reset`."""
+    data = texts.data
     thinks, resets = np.zeros(len(words.at), bool), np.zeros(len(words.at), bool)
     actions = np.flatnonzero((words.word == _ACTION) & ~words.numbered)
-    initial = texts.data[words.body[actions] + 1]
-    actions = actions[(initial == ord("t")) | (initial == ord("r"))]
-    thinks[actions] = begins_with(texts.data, words.body[actions], b" think[")
-    reset = actions[begins_with(texts.data, words.body[actions], b" reset")]
+    initial = data.take(words.body[actions] + 1)
+    think, reset = actions[initial == ord("t")], actions[initial == ord("r")]
+    end = words.body[think] + len(b" think[")
+    thinks[think] = begins_with(data, words.body[think], b" think[") & (end <= texts.stop[words.piece[think]])
+    reset = reset[begins_with(data, words.body[reset], b" reset")]
     stop = texts.stop[words.piece[reset]]
-    end = skip(texts.data, words.body[reset] + len(b" reset"), stop, b" \t")
-    end += texts.data[end] == ord("\r")
-    resets[reset] = texts.data[end] == _LINE_BREAK
+    end = skip(data, words.body[reset] + len(b" reset"), stop, b" \t")
+    end += (end < stop) & (data[end] == ord("\r"))
+    resets[reset] = (end == stop) | (end < stop) & (data[end] == _LINE_BREAK)
     return thinks, resets
 
 
-def _decided(texts: Texts, dialect: Codes, lines: _Lines, words: _Words, webshop: Bools, commands: Ints) -> Codes:
+def _decided(texts: Texts, dialect: Codes, marks: _Marks, words: _Words, webshop: Bools) -> Codes:
     """Dialects, those decided that were not: the first in `DIALECTS` that a line of the text shows."""
     undecided = dialect == UNDECIDED
     if not undecided.any():
         return dialect
     own = np.full(len(dialect), NO_DIALECT, np.int8)
-    spaced = commands[texts.data[lines.start[commands] + 1] == _SPACE]
+    later = np.flatnonzero(marks.first == _LINE_BREAK)
+    piece = np.append(np.arange(len(dialect)), marks.piece[later])
+    command = np.append(texts.start, marks.at[later] + 1)
+    spaced = (texts.data.take(command) == _COMMAND) & (texts.data.take(command + 1) == _SPACE)
+    spaced &= command + 1 < texts.stop[piece]
     shown = {
-        "prompt": lines.piece[spaced],
+        "prompt": piece[spaced],
         "react": words.piece[~words.numbered & (words.word != _ACTION_PATH)],
         "webshop": words.piece[webshop],
         "react-numbered": words.piece[words.numbered],
@@ -247,18 +240,19 @@ def _decided(texts: Texts, dialect: Codes, lines: _Lines, words: _Words, webshop
     return np.where(undecided, own, dialect)
 
 
-def _examples_end(texts: Texts, lines: _Lines, which: Ints) -> Ints | None:
+def _examples_end(texts: Texts, marks: _Marks) -> Ints | None:
     """[n_pieces] where the last line stands that reads `EXAMPLES_END`, -1 where there is none; None: nowhere."""
-    mark = EXAMPLES_END.encode()
-    data, stop = texts.data, texts.stop[lines.piece[which]]
-    at = skip(data, lines.start[which], stop, BLANK)
-    found = np.flatnonzero(begins_with(data, at, mark))
+    found = np.flatnonzero(marks.first == ord(EXAMPLES_END[0]))
     if not len(found):
         return None
-    end = skip(data, at[found] + len(mark), stop[found], BLANK)
-    found = found[data[end] == _LINE_BREAK]
+    data, at, piece = texts.data, marks.at[found], marks.piece[found]
+    start, stop = texts.start[piece], texts.stop[piece]
+    line = skip_back(data, at, start, BLANK)
+    end = skip(data, at + len(EXAMPLES_END), stop, BLANK)
+    alone = (line == start) | (data[line - 1] == _LINE_BREAK)
+    alone &= (end == stop) | (data[end] == _LINE_BREAK)
     ends = np.full(len(texts.start), -1)
-    ends[lines.piece[which[found]]] = lines.start[which[found]]
+    ends[piece[alone]] = line[alone]
     return ends
 
 
@@ -309,30 +303,41 @@ def _drop_reset(opens: Bools, resets: Bools, kind: Codes, piece: Ints) -> Bools:
     return opens
 
 
-def _commands(texts: Texts, lines: _Lines, dialect: Codes) -> Openings:
+def _commands(texts: Texts, pieces: Ints) -> Openings:
     """Lines with `>`, and after each the first line with text, which is the answer."""
     data = texts.data
-    which = np.flatnonzero(dialect[lines.piece] == _PROMPT)
-    first = lines.first[which]
-    hollow = np.flatnonzero(among(BLANK)[first])
-    at = skip(data, lines.start[which[hollow]], texts.stop[lines.piece[which[hollow]]], BLANK)
-    filled = first != _LINE_BREAK
-    filled[hollow] = data[at] != _LINE_BREAK
-    which = which[filled]
-    is_command = lines.first[which] == _COMMAND
-    piece = lines.piece[which]
-    answers = np.zeros(len(which), bool)
+    at, piece = _lines(texts, pieces)
+    stop = texts.stop[piece]
+    filled = skip(data, at, stop, BLANK)
+    filled = (filled < stop) & (data[filled] != _LINE_BREAK)
+    at, piece, stop = at[filled], piece[filled], stop[filled]
+    is_command = data[at] == _COMMAND
+    answers = np.zeros(len(at), bool)
     answers[1:] = ~is_command[1:] & is_command[:-1] & (piece[1:] == piece[:-1])
     opens = np.flatnonzero(is_command | answers)
-    is_command, piece, at = is_command[opens], piece[opens], lines.start[which[opens]]
+    is_command, piece, at, stop = is_command[opens], piece[opens], at[opens], stop[opens]
 
     body = at + is_command
-    body += is_command & (data[body] == _SPACE)
+    body += is_command & (body < stop) & (data[body] == _SPACE)
     thinks = np.zeros(len(at), np.int64)
     for word in (b"think:", b"Think:", b"ActionPath:"):
-        thinks[is_command & begins_with(data, body, word)] = len(word)
+        thinks[is_command & (body + len(word) <= stop) & begins_with(data, body, word)] = len(word)
     kind = np.where(thinks > 0, REASON, np.where(is_command, ACT, OBSERVATION)).astype(np.int8)
     return Openings(at, body + thinks, piece, kind)
+
+
+def _lines(texts: Texts, pieces: Ints) -> tuple[Ints, Ints]:
+    """Where each line of some pieces begins, and its piece; what follows a line break at the end is no line."""
+    pieces = pieces[texts.start[pieces] < texts.stop[pieces]]
+    breaks = np.flatnonzero(texts.data == _LINE_BREAK)
+    first = np.searchsorted(breaks, texts.start[pieces])
+    n_lines = np.searchsorted(breaks, texts.stop[pieces] - 1) - first + 1
+    opening = np.cumsum(n_lines) - n_lines
+    # The line break before each line; before a piece's first line there is none of the piece.
+    before = np.arange(n_lines.sum()) + np.repeat(first - 1 - opening, n_lines)
+    at = np.append(breaks, 0).take(before) + 1
+    at[opening] = texts.start[pieces]
+    return at, np.repeat(pieces, n_lines)
 
 
 def _tags(texts: Texts, pieces: Ints, whole: Bools) -> Openings:

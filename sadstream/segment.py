@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from sadstream.cut import cut
-from sadstream.frames import PIECE, SPAN, SPAN_FIELDS, scan_blocks
+from sadstream.frames import PIECE, SPAN, SPAN_FIELDS, scan_columns
 from sadstream.labels import in_sequence
 from sadstream.utf8 import Ints
 
@@ -57,7 +57,7 @@ def cut_spans(logs: pl.LazyFrame) -> pl.LazyFrame:
     [('a', 2), ('b', 1)]
     """
     kept = _repeated(logs.collect_schema())
-    return scan_blocks(lambda: map(_cut_block, _blocks(logs)), {**kept, **SPAN_FIELDS})
+    return scan_columns(lambda columns: (_cut_block(b, columns) for b in _blocks(logs)), {**kept, **SPAN_FIELDS})
 
 
 def _blocks(logs: pl.LazyFrame) -> Iterator[pl.DataFrame]:
@@ -92,17 +92,18 @@ def _segment_block(block: pl.DataFrame) -> pl.DataFrame:
     return block.with_columns(text.alias("text"), lists.alias("spans"))
 
 
-def _cut_block(block: pl.DataFrame) -> pl.DataFrame:
+def _cut_block(block: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
     given = _given(block)
-    row, spans, _ = cut(_uncut(block, given))
+    fields = [name for name in columns if name in SPAN_FIELDS]
+    row, spans, _ = cut(_uncut(block, given), fields)
     if given is not None:
         before = pl.DataFrame({"row": np.arange(block.height), "span": given}).drop_nulls("span")
         before = before.explode("span", empty_as_null=False)
-        both = pl.concat([spans.with_columns(row=row), before.unnest("span").select(*SPAN_FIELDS, "row")])
+        both = pl.concat([spans.with_columns(row=row), before.unnest("span").select(*fields, "row")])
         both = both.sort("row", maintain_order=True)
         row, spans = both["row"].to_numpy(), both.drop("row")
-    kept = list(_repeated(block.schema))
-    return block[kept][row.astype(np.uint32)].hstack(spans) if kept else spans
+    repeated = [name for name in columns if name not in SPAN_FIELDS]
+    return block[repeated].rechunk()[row.astype(np.uint32)].hstack(spans) if repeated else spans
 
 
 def _given(block: pl.DataFrame) -> pl.Series | None:

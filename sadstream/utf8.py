@@ -9,22 +9,23 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
-_PADDING = "\0" * 64  # so that a look at the bytes after a position needs no check
-_LINE_BREAK = ord("\n")
-_NEWEST = pl.CompatLevel.newest()  # strings as Polars has them: no copy
+_PADDING = pl.Series(["\0" * 64])  # so that a look at the bytes around a position needs no check
+_ONE_RUN = pl.CompatLevel.oldest()  # strings as Arrow first had them: bytes one after another, and offsets
 _ASCII_BLOCK = 256
 # A position is moved byte by byte with all others; one that has far to go is moved alone.
 _ROUNDS = 24
 
 
 class Texts(NamedTuple):
-    """Strings one after another, a line break before each and after the last.
+    """Strings one after another, nothing between them.
 
     Attributes:
-        data: UTF-8 bytes; at least 64 further ones follow the last line break.
+        strings: none of them null.
+        data: UTF-8 bytes; at least 64 further ones stand before the first string and after the last.
         start, stop: [n_texts] where each string begins and ends.
     """
 
+    strings: pl.Series
     data: Bytes
     start: Ints
     stop: Ints
@@ -33,16 +34,18 @@ class Texts(NamedTuple):
 def texts_of(column: pl.Series) -> Texts:
     """The strings of a column, a null as an empty one."""
     strings = column.fill_null("") if column.null_count() else column
-    ends = pl.Series(["", _PADDING])
-    joined = pl.concat([ends[:1], strings, ends[1:]]).str.join("\n").to_arrow(compat_level=_NEWEST)
-    data = np.frombuffer(joined.buffers()[2], np.uint8)
-    stop = np.cumsum(strings.str.len_bytes().to_numpy().astype(np.int64) + 1)
-    return Texts(data, np.append(0, stop[:-1])[: len(stop)] + 1, stop)
+    _, offsets, data = pl.concat([_PADDING, strings, _PADDING]).to_arrow(compat_level=_ONE_RUN).buffers()
+    ends = np.frombuffer(offsets, np.int64)[1 : len(strings) + 2]
+    return Texts(strings, np.frombuffer(data, np.uint8), ends[:-1], ends[1:])
 
 
-def line_starts(texts: Texts) -> Ints:
-    """Where each line of each text begins."""
-    return np.flatnonzero(texts.data[: texts.stop[-1]] == _LINE_BREAK) + 1
+def places_of(strings: pl.Series, patterns: list[str]) -> tuple[Ints, Ints]:
+    """Where patterns stand in strings, in order: index of the string, and byte of it; no two overlap."""
+    # The leftmost search is the one that Rust's crate has vector instructions for. Its offsets have 32 bits, and so
+    # has the length of a string in Polars.
+    found = strings.str.find_many(patterns, leftmost=True).to_arrow()
+    n_found = np.diff(found.offsets.to_numpy())
+    return np.repeat(np.arange(len(n_found)), n_found), found.values.to_numpy().astype(np.int64)
 
 
 def continuation_bytes(texts: Texts) -> Ints:
@@ -61,19 +64,11 @@ def continuation_bytes(texts: Texts) -> Ints:
     return np.append(mixed[within // _ASCII_BLOCK] * _ASCII_BLOCK + within % _ASCII_BLOCK, tail)
 
 
-def eight_bytes(data: Bytes, at: Ints) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """The eight bytes from each position on, the first one lowest."""
-    windows: np.ndarray[Any, np.dtype[np.uint64]] = np.ndarray((len(data) - 7,), "<u8", data, strides=(1,))
-    return windows[at]
-
-
 def begins_with(data: Bytes, at: Ints, word: bytes) -> Bools:
     """At which positions a word stands."""
     found = np.ones(len(at), bool)
-    for begin in range(0, len(word), 8):
-        part = word[begin : begin + 8]
-        mask = np.uint64((1 << 8 * len(part)) - 1)
-        found &= eight_bytes(data, at + begin if begin else at) & mask == np.uint64(int.from_bytes(part, "little"))
+    for place, byte in enumerate(word):
+        found &= data.take(at + place) == byte
     return found
 
 
@@ -87,8 +82,12 @@ def among(characters: bytes) -> Bools:
 def skip(data: Bytes, at: Ints, stop: Ints, characters: bytes) -> Ints:
     """Each position moved on past the characters, as far as its stop."""
     table = among(characters)
-    at = at.copy()
-    moving = np.flatnonzero((at < stop) & table[data[at]])
+    # Most positions stand or move by one: all are looked at twice before those that go on are picked.
+    moves = (at < stop) & table.take(data.take(at))
+    at = at + moves
+    moves &= at < stop
+    moves &= table.take(data.take(at))
+    moving = np.flatnonzero(moves)
     for _ in range(_ROUNDS):
         if not len(moving):
             return at
@@ -104,8 +103,11 @@ def skip(data: Bytes, at: Ints, stop: Ints, characters: bytes) -> Ints:
 def skip_back(data: Bytes, at: Ints, begin: Ints, characters: bytes) -> Ints:
     """Each position moved back past the characters, as far as its begin."""
     table = among(characters)
-    at = at.copy()
-    moving = np.flatnonzero((at > begin) & table[data[at - 1]])
+    moves = (at > begin) & table.take(data.take(at - 1))
+    at = at - moves
+    moves &= at > begin
+    moves &= table.take(data.take(at - 1))
+    moving = np.flatnonzero(moves)
     for _ in range(_ROUNDS):
         if not len(moving):
             return at
