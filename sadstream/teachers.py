@@ -12,8 +12,8 @@ from sadstream.windows import Job
 Backend = Literal["transformers", "vllm", "openai"]
 Packing = Literal["auto", "on", "off"]
 
-# Attention looks at a row's whole width, so wider rows cost more than they fill.
-_ROW_TOKENS = 2048
+# Attention is computed for the whole width of a row and masked, so wider rows cost more than their filling saves.
+_ROW_TOKENS = 1024
 _GPU_TOKENS = 16_384
 
 
