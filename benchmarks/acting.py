@@ -2,18 +2,23 @@
 
     python benchmarks/acting.py [MODEL] [--episodes 16] [--turns 8] [--rounds 1] [--prompt zero-shot]
 
-Greedy, in float32, on ALFWorld. Prints CPU and wall time of each; on a machine that others use too, the ratio of CPU
-times is the one to trust.
+Greedy, in float32, on ALFWorld, one thread. Prints CPU and wall time of each; on a machine that others use too, the
+ratio of CPU times is the one to trust. `bare` is what batching can give at most here: the model alone writes a token a
+step, one row against as many as there are seats, after as many tokens as half of an episode has.
 """
 
 import argparse
 import sys
 import time
+from typing import Any
 
 import torch
+from transformers import DynamicCache
 
 from sadstream.environments.chosen import load_environment
 from sadstream.episodes import Task, play_side_by_side
+from sadstream.model_files import resolve_model
+from sadstream.models import load_model
 from sadstream.players import ModelOptions, load_player
 from sadstream.policies import ModelAgent
 from sadstream.transcripts import parts_of, text_of
@@ -30,6 +35,20 @@ def played(agent: ModelAgent, tasks: list[Task], n_seats: int, n_turns: int) -> 
     )
     texts = [text_of(parts_of(episodes[number])) for number in range(len(tasks))]
     return texts, {"written": written, "read": read, "cpu": cpu, "wall": wall}
+
+
+@torch.inference_mode()
+def bare_step(model: Any, n_rows: int, n_context: int, *, n_steps: int = 8) -> float:
+    """CPU seconds in which a model alone writes a token in each of some rows that have read `n_context` tokens."""
+    cache = DynamicCache()
+    model.base_model(input_ids=torch.full((n_rows, n_context), 5), past_key_values=cache, use_cache=True)
+    ids = torch.full((n_rows, 1), 5)
+    for step in range(n_steps + 2):
+        if step == 2:
+            since = time.process_time()
+        hidden_BTH = model.base_model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+        ids = model.lm_head(hidden_BTH[:, -1]).argmax(-1)[:, None]
+    return (time.process_time() - since) / n_steps
 
 
 def main() -> None:
@@ -65,6 +84,14 @@ def main() -> None:
             f"round {number}: {one['cpu'] / many['cpu']:.2f} times by CPU, {one['wall'] / many['wall']:.2f} by wall; "
             f"{differ} of {len(tasks)} episodes differ\n"
         )
+        n_context = sum(agent.writer.count_tokens(text) or 0 for text in texts[1]) // (2 * len(tasks))
+        model = load_model(resolve_model(options.model, lambda note: None), torch.device("cpu"), torch.float32)
+        alone, together = (n_rows / bare_step(model, n_rows, n_context) for n_rows in (1, options.seats))
+        sys.stdout.write(
+            f"round {number}, bare after {n_context} tokens: {alone:.1f} tokens a CPU second with 1 row, "
+            f"{together:.1f} with {options.seats}: {together / alone:.2f} times\n"
+        )
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

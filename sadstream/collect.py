@@ -18,7 +18,16 @@ from sadstream.errors import ConfigError, InputError, TaskError
 from sadstream.intervals import wilson
 from sadstream.manifest import Input, StageFolder, describe_inputs
 from sadstream.paths import TRAJECTORIES
-from sadstream.players import ModelOptions, PromptChoice, is_model, load_player, player_facts, with_guide
+from sadstream.players import (
+    ModelOptions,
+    PromptChoice,
+    is_model,
+    label_of,
+    load_player,
+    player_facts,
+    player_input,
+    with_guide,
+)
 from sadstream.progress import Progress
 from sadstream.transcripts import trajectory_of
 from sadstream_schemas import Source, Trajectory
@@ -89,15 +98,23 @@ def collect(config: CollectConfig, progress: Progress) -> dict[str, Any]:
     begin = time.monotonic()
     check_config(config)
     out = Path(config.out)
-    options = msgspec.to_builtins(config)
-    decisive = {key: value for key, value in options.items() if key not in ("out", "tasks", "seats")}
+    asked = model_options(config)
+    decisive = {
+        key: value for key, value in msgspec.to_builtins(config).items() if key not in ("out", "tasks", "seats")
+    }
+    players = []
+    for role in ("agent", "guide"):
+        name = getattr(config, role)
+        if name and is_model(name, asked):
+            # Which weights, not where they lie.
+            decisive[role] = label_of(name)
+            players.append(player_input(name, role, asked, noting(progress)))
     named = read_tasks(Path(config.tasks)) if config.tasks else None
-    inputs = [Input(Path(config.tasks).name, Path(config.tasks))] if config.tasks else []
-    folder = StageFolder(out, "collect", decisive, describe_inputs(inputs, out))
+    files = [Input(Path(config.tasks).name, Path(config.tasks))] if config.tasks else []
+    folder = StageFolder(out, "collect", decisive, [*describe_inputs(files, out), *players])
     if folder.done is not None:
         return {**folder.done.totals, "out": config.out, "already_done": True}
     environment = load_environment(config.env, environment_options(config), seed=config.seed)
-    asked = model_options(config)
     agent = load_player(config.agent, config.env, config.agent_options, asked, noting(progress))
     about = player_facts(agent, config.agent, asked)
     if config.guide:

@@ -27,7 +27,7 @@ from sadstream.episode_log import EPISODES, EpisodeLog
 from sadstream.errors import ConfigError, ManifestError, RecordError
 from sadstream.manifest import MANIFEST, Input, StageFolder, describe_inputs, read_manifest, write_atomically, writing
 from sadstream.paths import TRAJECTORIES
-from sadstream.players import PromptChoice, is_model, label_of, load_player, player_facts
+from sadstream.players import PromptChoice, is_model, label_of, load_player, player_facts, player_input
 from sadstream.policies import ModelAgent
 from sadstream.progress import Progress
 from sadstream.scores import (
@@ -92,6 +92,8 @@ class EvaluateConfig(msgspec.Struct, frozen=True, kw_only=True):
 def evaluate(config: EvaluateConfig, progress: Progress) -> dict[str, Any]:
     """Play tasks with each model and report; continue an interrupted run; leave a finished one as it is.
 
+    A finished one takes further models, and a reference: only what they add is played.
+
     Returns:
         What `results.json` holds, and `out`: keys as `sadstream evaluate --json` prints them.
     Raises:
@@ -104,16 +106,19 @@ def evaluate(config: EvaluateConfig, progress: Progress) -> dict[str, Any]:
         raise ConfigError(f"--thoughts {config.thoughts}: unknown", hint="default, count or free")
     out = Path(config.out)
     labels = _labels(config.models)
-    inputs = [Input(Path(config.tasks).name, Path(config.tasks))] if config.tasks else []
+    options = model_options(config)
+    named_files = [Input(Path(config.tasks).name, Path(config.tasks))] if config.tasks else []
     if config.reference:
         read_manifest(Path(config.reference), "segment")
-        inputs.append(Input(f"reference/{MANIFEST}", Path(config.reference) / MANIFEST))
+        named_files.append(Input(f"reference/{MANIFEST}", Path(config.reference) / MANIFEST))
+    players = [player_input(name, label, options, noting(progress)) for label, name in labels.items()]
     decisive = {
         key: value
         for key, value in msgspec.to_builtins(config).items()
-        if key not in ("out", "tasks", "reference", "seats", "timeout", "models")
+        if key not in ("out", "reference", "seats", "timeout", "models")
     }
-    folder = StageFolder(out, "evaluate", {**decisive, "models": list(labels)}, describe_inputs(inputs, out))
+    decisive["tasks"] = bool(config.tasks)
+    folder = StageFolder(out, "evaluate", decisive, [*describe_inputs(named_files, out), *players], may_grow="by-input")
     if folder.done is not None:
         return {**folder.done.totals, "out": config.out, "already_done": True}
     environment = load_environment(config.env, environment_options(as_collect), seed=config.seed)
@@ -125,7 +130,6 @@ def evaluate(config: EvaluateConfig, progress: Progress) -> dict[str, Any]:
     max_steps = config.max_steps or environment.max_steps
     plan = [Planned(task_id, number) for task_id in tasks for number in range(config.episodes_per_task)]
     reference = _reference(Path(config.reference), set(tasks)) if config.reference else None
-    options = model_options(config)
     resolved: dict[str, Any] = {}
     played: dict[str, list[Episode]] = {}
     facts: dict[str, dict[str, Any]] = {}

@@ -15,9 +15,10 @@ from sadstream.model_files import window_length
 from sadstream.models import apply_head, load_model, load_tokenizer, pick_device, pick_dtype
 from sadstream.policies import Answer, Prompt, decision_stop
 
-# Rows whose unread parts are of similar length are read together: shorter ones read again what they had read.
-_LONGEST_TO_SHORTEST = 2
-_SLACK = 32
+# Rows whose unread parts are of similar length are read together, for which the shorter ones read again what they had
+# read: at most so many tokens a row added. Without an accelerator each token costs, and a further pass hardly does.
+_READ_AGAIN = {"cpu": 48}
+_READ_AGAIN_ELSEWHERE = 1024
 _CHOICES_AT_ONCE = 32
 # A common beginning of so many tokens is read once and copied.
 _WORTH_SHARING = 16
@@ -193,41 +194,31 @@ class LocalWriter:
     def _read_what_is_shared(
         self, prompts: list[Ids], known: list[tuple[_Row | None, int]]
     ) -> tuple[list[tuple[_Row | None, int]], list[int]]:
-        """Read the beginning that several prompts have in common (examples, a room) once.
+        """Read each beginning that several prompts have in common (examples, then a room) once.
 
         Returns:
             `known` with that, and how many tokens were read for it, counted on one of those that share it.
         """
-        fresh = [n for n, ids in enumerate(prompts) if len(ids) - known[n][1] > _WORTH_SHARING]
-        families: list[tuple[list[int], int]] = []
-        for number in sorted(fresh, key=lambda n: prompts[n].tolist()):
-            if families:
-                members, common = families[-1]
-                common = min(common, _n_same(prompts[members[0]], prompts[number]), len(prompts[number]) - 1)
-                if common - max(known[n][1] for n in (*members, number)) > _WORTH_SHARING:
-                    families[-1] = ([*members, number], common)
-                    continue
-            families.append(([number], len(prompts[number]) - 1))
-        families = [(members, common) for members, common in families if len(members) > 1]
-        n_read = [0] * len(prompts)
-        if not families:
-            return known, n_read
-        heads = [prompts[members[0]][:common] for members, common in families]
-        batch, _, n_head_read = self._read(heads, [known[members[0]] for members, _ in families])
         known = list(known)
-        for place, (members, common) in enumerate(families):
-            n_read[members[0]] = n_head_read[place]
-            for n in members:
-                known[n] = (_Row(batch.cache, place, batch.starts[place], heads[place]), common)
+        n_read = [0] * len(prompts)
+        # From the beginning that most share to those that fewer do.
+        while families := _families(prompts, [n for _, n in known]):
+            heads = [prompts[members[0]][:common] for members, common in families]
+            batch, _, n_head_read = self._read(heads, [known[members[0]] for members, _ in families])
+            for place, (members, common) in enumerate(families):
+                n_read[members[0]] += n_head_read[place]
+                for n in members:
+                    known[n] = (_Row(batch.cache, place, batch.starts[place], heads[place]), common)
         return known, n_read
 
     def _read(self, prompts: list[Ids], known: list[tuple[_Row | None, int]]) -> tuple[_Batch, Tensor, list[int]]:
         """All prompts in one cache, and the logits [B, V] of what follows each."""
         lengths = [len(ids) for ids in prompts]
         unread = [length - n for length, (_, n) in zip(lengths, known, strict=True)]
+        again = _READ_AGAIN.get(self._model.device.type, _READ_AGAIN_ELSEWHERE)
         groups: list[list[int]] = []
         for number in sorted(range(len(prompts)), key=lambda n: unread[n]):
-            if groups and unread[number] <= _LONGEST_TO_SHORTEST * unread[groups[-1][0]] + _SLACK:
+            if groups and (unread[number] - unread[groups[-1][-1]]) * len(groups[-1]) <= again:
                 groups[-1].append(number)
             else:
                 groups.append([number])
@@ -416,6 +407,21 @@ class LocalWriter:
         # A sum that ends below 1 by rounding must not lead beyond the last token.
         picked = torch.searchsorted(shares_BV, (drawn * shares_BV[:, -1])[:, None], right=True)[:, 0]
         return picked.clamp(max=shares_BV.shape[1] - 1).tolist()
+
+
+def _families(prompts: list[Ids], n_known: list[int]) -> list[tuple[list[int], int]]:
+    """Prompts that begin alike for longer than is known of them: which, and for how many tokens."""
+    fresh = [n for n, ids in enumerate(prompts) if len(ids) - n_known[n] > _WORTH_SHARING]
+    families: list[tuple[list[int], int]] = []
+    for number in sorted(fresh, key=lambda n: prompts[n].tolist()):
+        if families:
+            members, common = families[-1]
+            common = min(common, _n_same(prompts[members[0]], prompts[number]), len(prompts[number]) - 1)
+            if common - max(n_known[n] for n in (*members, number)) > _WORTH_SHARING:
+                families[-1] = ([*members, number], common)
+                continue
+        families.append(([number], len(prompts[number]) - 1))
+    return [(members, common) for members, common in families if len(members) > 1]
 
 
 def _n_same(a: Ids, b: Ids) -> int:

@@ -1,5 +1,6 @@
 """Which player a user wants: the expert, a random one, a class of the user's own, or a model here or served."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +12,9 @@ from sadstream.environments.chosen import AGENTS, load_agent
 from sadstream.environments.protocol import Agent
 from sadstream.errors import ConfigError, SadstreamError
 from sadstream.manifest import MANIFEST, load_manifest
-from sadstream.model_files import EMBEDDED, model_fingerprint, resolve_model
+from sadstream.model_files import EMBEDDED, model_fingerprint, resolve_model, tokenizer_fingerprint
 from sadstream.policies import GuidedAgent, ModelAgent, PromptStyle, Writer
+from sadstream_schemas import InputFile
 
 PromptChoice = Literal["auto", "zero-shot", "few-shot"]
 
@@ -125,6 +127,25 @@ def player_facts(player: Agent, name: str, options: ModelOptions) -> dict[str, A
     if not options.endpoint:
         facts["fingerprint"] = model_fingerprint(resolve_model(name, lambda note: None))
     return facts
+
+
+def player_input(name: str, label: str, options: ModelOptions, on_note: Callable[[str], None]) -> InputFile:
+    """What a stage is made from, as far as a player is: a model's weights and tokenizer, wherever they lie.
+
+    Of others nothing is known but the name.
+
+    Raises:
+        ModelError: no such model, or it has no tokenizer.
+    """
+    if options.endpoint or not is_model(name, options):
+        return InputFile(path=f"player/{label}", n_bytes=0, sha256=hashlib.sha256(name.encode()).hexdigest())
+    path = resolve_model(name, on_note)
+    both = f"{model_fingerprint(path)} {tokenizer_fingerprint(path)}"
+    return InputFile(
+        path=f"player/{label}",
+        n_bytes=sum(file.stat().st_size for file in path.glob("*.safetensors")),
+        sha256=hashlib.sha256(both.encode()).hexdigest(),
+    )
 
 
 def label_of(name: str) -> str:

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -118,6 +119,40 @@ def test_a_model_here_is_evaluated_by_its_own_tokenizer(tmp_path):
     one = judge(tmp_path / "one", str(tmp_path / "tiny"), options={"style": "prompt"}, seats=1, **options)
     texts = [{r.task_id: r.text for r in records(tmp_path / name / "tiny")} for name in ("out", "one")]
     assert texts[0] == texts[1] and one["models"]["tiny"]["success_rate"] == measures["success_rate"]
+
+
+TINY = {"options": {"style": "prompt"}, "max_new_tokens": 6, "max_steps": 2, "device": "cpu"}
+
+
+def test_other_weights_at_the_same_path_are_not_taken_for_the_finished_ones(tmp_path):
+    save_model(llama_config(len(make_tokenizer())), tmp_path / "tiny")
+    judge(tmp_path / "out", str(tmp_path / "tiny"), **TINY)
+    assert judge(tmp_path / "out", str(tmp_path / "tiny"), **TINY)["already_done"]
+    shutil.copytree(tmp_path / "tiny", tmp_path / "elsewhere" / "tiny")
+    assert judge(tmp_path / "out", str(tmp_path / "elsewhere" / "tiny"), **TINY)["already_done"]
+    save_model(llama_config(len(make_tokenizer())), tmp_path / "tiny", seed=1)
+    with pytest.raises(ManifestError, match="player/tiny has changed"):
+        judge(tmp_path / "out", str(tmp_path / "tiny"), **TINY)
+    make_tokenizer(adds_bos=False, n_extra=1).save_pretrained(tmp_path / "elsewhere" / "tiny")
+    with pytest.raises(ManifestError, match="player/tiny has changed"):
+        judge(tmp_path / "out", str(tmp_path / "elsewhere" / "tiny"), **TINY)
+
+
+def test_a_finished_one_takes_a_further_model_and_a_reference_and_plays_only_what_is_new(tmp_path):
+    collect(CollectConfig(env=WORLD, agent=WINNER, out=str(tmp_path / "played"), keep="all"), silent)
+    segment_logs(SegmentConfig(logs=[str(tmp_path / "played")], out=str(tmp_path / "spans")), silent)
+    judge(tmp_path / "out")
+    before = (tmp_path / "out" / "tests.worlds-Winner" / EPISODES).read_bytes()
+    grown = judge(tmp_path / "out", WINNER, "random", reference=str(tmp_path / "spans"))
+    assert (tmp_path / "out" / "tests.worlds-Winner" / EPISODES).read_bytes() == before  # seconds included
+    assert timeless(grown) == timeless(judge(tmp_path / "new", WINNER, "random", reference=str(tmp_path / "spans")))
+    assert len(grown["differences"]) == 1 and verify_artefact(tmp_path / "out", silent) == []
+    tasks = tmp_path / "tasks.txt"
+    tasks.write_text("word-1\n")
+    with pytest.raises(ManifestError, match="tasks was False and is now True"):
+        judge(tmp_path / "out", WINNER, "random", reference=str(tmp_path / "spans"), tasks=str(tasks))
+    with pytest.raises(ManifestError, match="gone"):
+        judge(tmp_path / "out", WINNER, reference=str(tmp_path / "spans"))
 
 
 def test_a_server_that_goes_down_loses_no_episode(tmp_path):
@@ -246,6 +281,24 @@ def test_a_model_collects_what_it_did_with_a_guide_or_alone(tmp_path):
         assert len(turns_by) == json.loads(bytes(record.extra["n_turns"])) and set(turns_by) <= {"guide", "player"}
     summary = segment_logs(SegmentConfig(logs=[str(tmp_path / "b")], out=str(tmp_path / "spans")), silent)
     assert summary["n_trajectories"] == 6
+
+
+@pytest.mark.parametrize("role", ["agent", "guide"])
+def test_a_log_tells_which_weights_played_and_not_where_they_lay(tmp_path, role):
+    options = {"env": WORLD, "keep": "all", "options": {"style": "prompt"}, "device": "cpu"}
+    options |= {"max_new_tokens": 8, "max_steps": 3, "seats": 2}
+    folders = []
+    for place in ("here", "there/deeper"):
+        path = save_model(llama_config(len(make_tokenizer())), tmp_path / place / "tiny")
+        names = {"agent": str(path)} if role == "agent" else {"agent": str(tmp_path / "here/tiny"), "guide": str(path)}
+        folders.append(tmp_path / place / "played")
+        collect(CollectConfig(out=str(folders[-1]), **names, **options), silent)
+    for name in (TRAJECTORIES, EPISODES, "manifest.json"):
+        one, other = ((folder / name).read_bytes() for folder in folders)
+        assert one == other and b"deeper" not in one
+    save_model(llama_config(len(make_tokenizer())), path, seed=1)
+    with pytest.raises(ManifestError, match=f"player/{role} has changed"):
+        collect(CollectConfig(out=str(folders[-1]), **names, **options), silent)
 
 
 # ---- the command
