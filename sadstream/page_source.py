@@ -1,7 +1,7 @@
-"""What the page shows, from where it lies: span shards, teacher shards, or raw logs cut on the spot."""
+"""What the page shows, from where it lies: span shards, teacher shards, episodes, or raw logs cut on the spot."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from sadstream.page import (
     value_scales,
     window_entry,
 )
-from sadstream.paths import find_logs
+from sadstream.paths import TRAJECTORIES, find_logs
 from sadstream.progress import Progress, silent
 from sadstream.segment import segment
 from sadstream.shards import decode_trajectory, iter_members, read_member, scan_index
@@ -35,20 +35,20 @@ def read_page(path: Path, progress: Progress, *, limit: int, split: str = "") ->
     """What the page of an artefact or of raw logs shows.
 
     Args:
-        path: a folder of span shards or teacher shards, a shard, or raw logs.
+        path: a folder of span shards, teacher shards or played episodes, a shard, or raw logs as `segment` takes them.
         limit: trajectories or windows at most, evenly spread over all; 0 is all.
         split: of this split only; "" is all.
     Raises:
         SadstreamError: nothing to show there, or damaged.
     """
-    if split and not (path / MANIFEST).is_file():
+    stage = load_manifest(path).stage if (path / MANIFEST).is_file() else ""
+    if split and stage not in ("segment", "cache-teacher"):
         raise ConfigError(f"--split {split}: {path} knows no splits", hint="a folder of shards or a run has them")
     title = path.resolve().name if path.exists() else str(path)
     if path.suffix == ".tar" and path.is_file():
         return _tar_page(path, title, limit)
-    if not (path / MANIFEST).is_file():
-        return _logs_page(path, title, progress, limit)
-    stage = load_manifest(path).stage
+    if not stage:
+        return _logs_page([path], title, progress, limit)
     if stage in ("segment", "cache-teacher"):
         index = scan_index(path).filter(split=split).collect() if split else scan_index(path).collect()
         rows = index[spread(index.height, limit)]
@@ -59,13 +59,16 @@ def read_page(path: Path, progress: Progress, *, limit: int, split: str = "") ->
             for row, data, where in _members(path, rows, progress)
         ]
         return Page(title=title, n_all=index.height, entries=entries)
+    if stage in ("collect", "evaluate"):
+        played = sorted(path.glob(TRAJECTORIES if stage == "collect" else f"*/{TRAJECTORIES}"))
+        return _logs_page(played, title, progress, limit)
     raise InputError(
         f"{path}: made by `sadstream {stage}`, and holds no trajectory to show",
         hint="a folder of span shards or teacher shards, or a run, is shown",
     )
 
 
-def _logs_page(path: Path, title: str, progress: Progress, limit: int) -> Page:
+def _logs_page(paths: Sequence[Path], title: str, progress: Progress, limit: int) -> Page:
     n_bytes = n_all = n_refused = 0
 
     def count(more: int) -> None:
@@ -75,7 +78,9 @@ def _logs_page(path: Path, title: str, progress: Progress, limit: int) -> Page:
 
     def trajectories() -> Iterator[Trajectory]:
         nonlocal n_all, n_refused
-        blocks = read_logs(find_logs([str(path)]), formats=chosen_formats("auto"), on_error="skip", on_bytes=count)
+        blocks = read_logs(
+            find_logs([str(path) for path in paths]), formats=chosen_formats("auto"), on_error="skip", on_bytes=count
+        )
         for block in blocks:
             for row in segment(block.lazy()).collect().iter_rows(named=True):
                 if row["refused"] is None and any(span["kind"] in ("reason", "act") for span in row["spans"]):

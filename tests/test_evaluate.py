@@ -12,6 +12,7 @@ from sadstream.errors import ConfigError, EndpointError, ManifestError
 from sadstream.evaluate import PICTURE, RESULTS, EvaluateConfig, evaluate
 from sadstream.inspect import inspect_artefact, verify_artefact
 from sadstream.intervals import wilson
+from sadstream.page_source import read_page, write_page
 from sadstream.paths import TRAJECTORIES
 from sadstream.progress import silent
 from sadstream.scores import cot_match, count_words, loops, mean_interval, measured, paired_differences, token_f1
@@ -178,6 +179,21 @@ def test_a_server_that_goes_down_loses_no_episode(tmp_path):
         results = judge(tmp_path / "out", "m", endpoint=url, **options)
     assert (tmp_path / "out" / "m" / TRAJECTORIES).read_bytes().startswith(before)
     assert results["models"]["m"]["success_rate"][0] == 1.0 and n_answers[0] == 100 - 6
+
+
+def test_the_page_shows_every_episode_of_every_player(tmp_path):
+    judge(tmp_path / "out", WINNER, "random", episodes_per_task=2)
+    collect(CollectConfig(env=WORLD, agent="random", out=str(tmp_path / "played"), keep="all"), silent)
+    for folder, n_episodes in ((tmp_path / "out", 24), (tmp_path / "played", 6)):
+        page = read_page(folder, silent, limit=0)
+        assert page.n_all == len(page.entries) == n_episodes and page.n_refused == 0
+        assert write_page(folder, tmp_path / "page.html", silent)["n_shown"] == n_episodes
+
+
+def test_an_unfinished_one_has_a_page_too(tmp_path):
+    with pytest.raises(Stop):
+        judge(tmp_path / "out", WINNER, progress=stopping_at(5))
+    assert 0 < read_page(tmp_path / "out", silent, limit=0).n_all < 6
 
 
 def test_one_that_never_acts_is_counted(tmp_path):
