@@ -33,6 +33,14 @@ Mapped = tuple[memoryview, NDArray[np.uint64]]
 _AGAIN = "make the folder again, or copy it whole"
 
 
+def _web_options() -> dict[str, Any]:
+    """Read from begin to end in one request, as every web server can, and however long that takes."""
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
+    return {"block_size": 0, "client_kwargs": {"timeout": timeout}}
+
+
 def places_of(rows: Mapping[str, NDArray[Any]]) -> list[Place]:
     """Where samples stand, as `read_many` wants it, from rows of an index as `rows` gives them."""
     columns = (rows[name].tolist() for name in ("shard", "offset", "n_bytes", "checksum", "key"))
@@ -89,7 +97,8 @@ class SampleFolder:
         def fetch() -> IO[bytes]:
             import fsspec
 
-            file: IO[bytes] = fsspec.open(f"{self._where}/{name}", "rb").open()
+            options = _web_options() if self._where.startswith(("http://", "https://")) else {}
+            file: IO[bytes] = fsspec.open(f"{self._where}/{name}", "rb", **options).open()
             return file
 
         return fetch

@@ -15,6 +15,12 @@ from sadstream.manifest import writing
 _TEMPORARY = ".tmp-"
 # A download that did not end in a day has been left behind by a process that died.
 _STALE_SECONDS = 86_400
+# Seconds before a download that broke is tried again.
+_PAUSES = (0.2, 2.0)
+
+
+class _BrokenDownloadError(ShardError):
+    """It may go well the next time."""
 
 
 class ShardCache:
@@ -51,38 +57,55 @@ class ShardCache:
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{threading.get_ident()}-{path.name}")
-        digest = hashlib.sha256()
-        n_bytes = 0
         try:
-            with writing(temporary), temporary.open("wb") as copy:
+            for pause in _PAUSES:
                 try:
-                    with fetch() as source:
-                        while chunk := source.read(1 << 20):
-                            n_bytes += len(chunk)
-                            if n_bytes > self.max_bytes:
-                                raise ShardError(
-                                    f"{name}: larger than the cache may be ({self.max_bytes} bytes)",
-                                    hint="allow the cache more bytes",
-                                )
-                            digest.update(chunk)
-                            copy.write(chunk)
-                except ShardError:
-                    raise
-                except Exception as error:  # fsspec's filesystems raise whatever their backends do
-                    raise ShardError(
-                        f"{name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-                        hint="check the URL and your access to it, and that the folder was copied whole",
-                    ) from error
-            if digest.hexdigest() != path.name:
-                raise ShardError(
-                    f"{name}: its content is not what was written (checksum)",
-                    hint="make the folder again, or copy it again",
-                )
+                    n_bytes = self._download(temporary, path.name, name, fetch)
+                    break
+                except _BrokenDownloadError:
+                    time.sleep(pause)
+            else:
+                n_bytes = self._download(temporary, path.name, name, fetch)
             self._make_room(n_bytes)
             with writing(path):
                 temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _download(self, temporary: Path, sha256: str, name: str, fetch: Callable[[], IO[bytes]]) -> int:
+        """Write a file here. Returns its bytes.
+
+        Raises:
+            _BrokenDownloadError: it stopped, or is not what the checksum says. ShardError: not there, or too large.
+        """
+        digest = hashlib.sha256()
+        n_bytes = 0
+        with writing(temporary), temporary.open("wb") as copy:
+            try:
+                with fetch() as source:
+                    while chunk := source.read(1 << 20):
+                        n_bytes += len(chunk)
+                        if n_bytes > self.max_bytes:
+                            raise ShardError(
+                                f"{name}: larger than the cache may be ({self.max_bytes} bytes)",
+                                hint="allow the cache more bytes",
+                            )
+                        digest.update(chunk)
+                        copy.write(chunk)
+            except ShardError:
+                raise
+            except Exception as error:  # fsspec's filesystems raise whatever their backends do
+                hint = "check the URL and your access to it, and that the folder was copied whole"
+                if isinstance(error, FileNotFoundError):
+                    raise ShardError(f"{name}: not there", hint=hint) from error
+                first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise _BrokenDownloadError(f"{name}: {first_line}", hint=hint) from error
+        if digest.hexdigest() != sha256:
+            raise _BrokenDownloadError(
+                f"{name}: its content is not what was written (checksum)",
+                hint="make the folder again, or copy it again",
+            )
+        return n_bytes
 
     def _make_room(self, n_bytes: int) -> None:
         kept = []

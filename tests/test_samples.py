@@ -1,3 +1,7 @@
+import hashlib
+import io
+import os
+import shlex
 import shutil
 import struct
 import zlib
@@ -190,6 +194,22 @@ def test_a_url_without_a_finished_folder_is_refused(tiny_spans, tmp_path):
         SampleFolder(tiny_spans.as_uri(), cache=tmp_path)
 
 
+@pytest.mark.parametrize("command", ["pipe:touch {}", "pipe:touch {} ://bucket"])
+def test_a_pipe_is_no_folder_and_runs_nothing(tmp_path, command):
+    with pytest.raises(ManifestError):
+        SampleFolder(command.format(tmp_path / "ran"), cache=tmp_path / "cache")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_plain_webdataset_reads_shards_also_through_a_pipe(tiny_shards):
+    webdataset = pytest.importorskip("webdataset")
+    tars = sorted(map(str, tiny_shards.glob("*.tar")))
+    pipes = [f"pipe:cat {shlex.quote(tar)}" for tar in tars]
+    for urls in (tars, pipes):
+        data = webdataset.WebDataset(urls, shardshuffle=False)
+        assert {sample["__key__"]: sample["msgpack"] for sample in data} == dict(iter_samples(tiny_shards))
+
+
 def test_a_cache_that_holds_no_block_is_refused_at_once(url, tmp_path):
     with pytest.raises(ConfigError, match=r"a cache of 9000 bytes holds no block of shards"):
         SampleStream(SampleFolder(url, cache=tmp_path, cache_bytes=9000), Order(), list)
@@ -197,10 +217,6 @@ def test_a_cache_that_holds_no_block_is_refused_at_once(url, tmp_path):
 
 @given(st.lists(st.integers(0, 9), max_size=30), st.integers(100, 400))
 def test_the_cache_keeps_what_was_used_last_within_its_bytes(tmp_path_factory, uses, max_bytes):
-    import hashlib
-    import io
-    import os
-
     files = [bytes([n]) * 100 for n in range(10)]
     sums = [hashlib.sha256(data).hexdigest() for data in files]
     cache = ShardCache(tmp_path_factory.mktemp("cache"), max_bytes)
@@ -227,8 +243,47 @@ def test_the_cache_keeps_what_was_used_last_within_its_bytes(tmp_path_factory, u
 
 
 def test_a_file_larger_than_the_cache_is_refused_and_leaves_nothing(tmp_path):
-    import io
-
     with pytest.raises(ShardError, match=r"big: larger than the cache may be \(10 bytes\)"):
         ShardCache(tmp_path, 10).open("big", "0" * 64, lambda: io.BytesIO(b"x" * 11))
     assert not list(tmp_path.iterdir())
+
+
+class Breaking(io.BytesIO):
+    """A connection that breaks after so many bytes."""
+
+    def __init__(self, data: bytes, stop: int) -> None:
+        super().__init__(data[:stop])
+
+    def read(self, size: int = -1) -> bytes:
+        data = super().read(size)
+        if not data:
+            raise ConnectionResetError("reset by peer")
+        return data
+
+
+def test_a_download_that_breaks_is_begun_again_and_given_up_by_name(tmp_path):
+    data = bytes(range(256)) * 9
+    name = hashlib.sha256(data).hexdigest()
+    cut_off, reset = io.BytesIO(data[:-1]), Breaking(data, 300)
+    sources = iter([cut_off, reset, io.BytesIO(data)])
+    cache = ShardCache(tmp_path / "cache", 10_000)
+    handle = cache.open("far/shard.tar", name, lambda: next(sources))
+    assert os.read(handle, 10_000) == data
+    os.close(handle)
+    (tmp_path / "cache" / name).unlink()
+    with pytest.raises(ShardError, match=r"far/shard.tar: reset by peer") as error:
+        cache.open("far/shard.tar", name, lambda: Breaking(data, 300))
+    assert type(error.value.__cause__) is ConnectionResetError
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_what_is_not_there_is_asked_for_once(tmp_path):
+    asked = []
+
+    def fetch():
+        asked.append(1)
+        raise FileNotFoundError("no such key")
+
+    with pytest.raises(ShardError, match=r"far/shard.tar: not there"):
+        ShardCache(tmp_path, 10_000).open("far/shard.tar", "0" * 64, fetch)
+    assert asked == [1]

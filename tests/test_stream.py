@@ -205,6 +205,21 @@ def test_a_dataset_gives_the_same_order_with_any_number_of_workers(tiny_shards, 
             assert one.after == other.after and same_data(one.data, other.data)
 
 
+@pytest.mark.parametrize(("world_size", "n_workers"), [(2, 2), (3, 1)])
+def test_ranks_with_workers_each_give_the_updates_of_one_reader(tiny_shards, world_size, n_workers):
+    order = ORDERS[1]
+    whole = list(stream_of(tiny_shards, order, epochs=1))
+    loaders = [
+        DataLoader(
+            TeacherDataset(tiny_shards, order, rank=rank, world_size=world_size), batch_size=None, num_workers=n_workers
+        )
+        for rank in range(world_size)
+    ]
+    for update, *parts in zip(whole, *loaders, strict=True):
+        assert sorted(k for part in parts for k in keys(part.data)) == sorted(keys(update.data))
+        assert all(part.after == update.after for part in parts)
+
+
 def test_a_dataset_without_workers_knows_where_it_stands(tiny_shards):
     dataset = TeacherDataset(tiny_shards, ORDERS[0])
     updates = list(islice(iter(dataset), 4))
