@@ -270,6 +270,9 @@ def test_ranks_get_an_update_between_them(lengths, world_size):
     assert sorted(i for part in parts for i in part.tolist()) == sorted(update.tolist())
     loads = [int(n_tokens[part].sum()) for part in parts]
     assert max(loads) - min(loads) <= max(lengths, default=0)
+    for part, load in zip(parts, loads, strict=True):
+        # Its last sample went to it because no other rank had fewer tokens.
+        assert not len(part) or load - int(n_tokens[part].min()) <= min(loads)
     if world_size == 1:
         assert parts[0].tolist() == update.tolist()
 
