@@ -17,6 +17,9 @@ from sadstream.sample_stream import Draft, SampleStream, Update
 from sadstream.samples import SampleFolder, places_of
 from sadstream.tokens import ACT, REASON
 
+# What the teacher said of each supervised token.
+_TEACHER = ("topk_ids", "topk_logprobs", "tail_mass")
+
 
 class Batch(NamedTuple):
     """Some windows side by side, right-padded: B windows, T tokens, N of all their tokens supervised.
@@ -66,37 +69,38 @@ def collate(
         everything: keep all supervised tokens; else only what the agent wrote.
         limit: the first step whose tokens are left out. weights: of the samples; none is 1 for each.
     """
-    longest = max(len(arrays["token_ids"]) for _, arrays in samples)
-    input_ids_BT = torch.zeros(len(samples), longest, dtype=torch.int64)
-    columns: dict[str, list[NDArray[Any]]] = {
-        name: []
-        for name in ("window", "position", "kind", "weight", "tokens", "topk_ids", "topk_logprobs", "tail_mass")
+    each = [arrays for _, arrays in samples]
+    lengths = [len(arrays["token_ids"]) for arrays in each]
+    input_ids_BT = np.zeros((len(samples), max(lengths)), np.int64)
+    for row, arrays in enumerate(each):
+        input_ids_BT[row, : lengths[row]] = arrays["token_ids"]
+    window = np.repeat(np.arange(len(samples)), [len(arrays["positions"]) for arrays in each])
+    position = np.concatenate([arrays["positions"] for arrays in each])
+    kind = np.concatenate([arrays["kinds"][arrays["positions"]] for arrays in each])
+    columns = {
+        "window": window,
+        "position": position - 1,
+        "kind": kind,
+        "weight": np.array(weights or [1] * len(samples), np.float32)[window],
+        "tokens": input_ids_BT[window, position],
+        **{name: np.concatenate([arrays[name] for arrays in each]) for name in _TEACHER},
     }
-    for row, (_, arrays) in enumerate(samples):
-        token_ids, positions = arrays["token_ids"], arrays["positions"]
-        input_ids_BT[row, : len(token_ids)] = torch.from_numpy(token_ids)
-        kinds = arrays["kinds"][positions]
-        kept = np.full(len(kinds), True) if everything else (kinds == REASON) | (kinds == ACT)
-        if limit != EVERY_STEP:
-            kept &= arrays["steps"][positions] < limit
-        columns["window"].append(np.full(int(kept.sum()), row))
-        columns["position"].append(positions[kept] - 1)
-        columns["kind"].append(kinds[kept])
-        columns["weight"].append(np.full(int(kept.sum()), weights[row] if weights else 1, np.float32))
-        columns["tokens"].append(token_ids[positions[kept]])
-        for name in ("topk_ids", "topk_logprobs", "tail_mass"):
-            columns[name].append(arrays[name][kept])
-    joined = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in columns.items()}
+    kept = np.full(len(kind), True) if everything else (kind == REASON) | (kind == ACT)
+    if limit != EVERY_STEP:
+        kept &= np.concatenate([arrays["steps"][arrays["positions"]] for arrays in each]) < limit
+    if not kept.all():
+        columns = take(columns, kept)
+    joined = {name: torch.from_numpy(values) for name, values in columns.items()}
     return Batch(
         keys=[key for key, _ in samples],
-        n_tokens=sum(len(arrays["token_ids"]) for _, arrays in samples),
-        input_ids_BT=input_ids_BT,
+        n_tokens=sum(lengths),
+        input_ids_BT=torch.from_numpy(input_ids_BT),
         window_N=joined["window"],
         position_N=joined["position"],
         is_reason_N=joined["kind"] == REASON,
         is_act_N=joined["kind"] == ACT,
         weight_N=joined["weight"],
-        targets={name: joined[name] for name in ("tokens", "topk_ids", "topk_logprobs", "tail_mass")},
+        targets={name: joined[name] for name in ("tokens", *_TEACHER)},
     )
 
 
