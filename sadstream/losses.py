@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sadstream.errors import ConfigError, ShapeError
+from sadstream.models import Head
 from sadstream.train_config import Reduction
 
 # A bucket to which the teacher gives less than e**-60 counts as given that much: reverse KL stays finite.
@@ -51,16 +52,46 @@ def student_buckets(
         float32 [N, K+1]; [N, V] where K is V.
     """
     logits_NV = logits_NV.float()
-    top_NK = logits_NV.gather(-1, topk_ids_NK)
     if _names_all(topk_logprobs_NK, logits_NV.shape[-1]):
+        top_NK = logits_NV.gather(-1, topk_ids_NK)
         return _tempered(top_NK.log_softmax(-1), temperature).clamp_min(_IMPOSSIBLE)
     fills_NK = topk_logprobs_NK.isneginf()
     named_NK = torch.where(fills_NK, topk_ids_NK[:, :1], topk_ids_NK)
-    rest_N1 = logits_NV.scatter(-1, named_NK, _IMPOSSIBLE).logsumexp(-1, keepdim=True)
-    top_NK = top_NK.masked_fill(fills_NK, _IMPOSSIBLE)
-    buckets_NB = torch.cat([top_NK, rest_N1], -1)
+    top_NK, rest_N1 = _Apart.apply(logits_NV, named_NK)
+    buckets_NB = torch.cat([top_NK.masked_fill(fills_NK, _IMPOSSIBLE), rest_N1], -1)
     log_q_NB = (buckets_NB - buckets_NB.logsumexp(-1, keepdim=True)).clamp_min(_IMPOSSIBLE)
     return _tempered(log_q_NB, temperature).clamp_min(_IMPOSSIBLE)
+
+
+class _Apart(torch.autograd.Function):
+    """Logits of named ids, and the log-sum-exp of all others: [N, V] and [N, K] to [N, K] and [N, 1].
+
+    The gradient is made in place of what was kept for it, so there is one copy of the logits and no more.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits_NV: Tensor, ids_NK: Tensor) -> tuple[Tensor, Tensor]:
+        top_NK = logits_NV.gather(-1, ids_NK)
+        others_NV = logits_NV.scatter(-1, ids_NK, _IMPOSSIBLE)
+        largest_N1 = others_NV.amax(-1, keepdim=True)
+        sizes_NV = others_NV.sub_(largest_N1).exp_()
+        sum_N1 = sizes_NV.sum(-1, keepdim=True)
+        ctx.kept = (ids_NK, sizes_NV, sum_N1)
+        return top_NK, largest_N1 + sum_N1.log()
+
+    @staticmethod
+    def backward(ctx: Any, d_top_NK: Tensor, d_rest_N1: Tensor) -> tuple[Tensor, None]:
+        ids_NK, sizes_NV, sum_N1 = _taken(ctx)
+        d_logits_NV = sizes_NV.mul_(d_rest_N1 / sum_N1)
+        return d_logits_NV.scatter_(-1, ids_NK, 0.0).scatter_add_(-1, ids_NK, d_top_NK), None
+
+
+def _taken(ctx: Any) -> Any:
+    """What a forward kept, given away: the gradient is written over it."""
+    kept, ctx.kept = ctx.kept, None
+    if kept is None:
+        raise RuntimeError("this loss gives its gradient once: call it again for another one")
+    return kept
 
 
 def _tempered(logprobs_NB: Tensor, temperature: float) -> Tensor:
@@ -135,7 +166,8 @@ def soft_loss(divergence: str, *, temperature: float = 1.0, jsd_beta: float = 0.
 
 def hard_loss(logits_NV: Tensor, targets: dict[str, Tensor]) -> Tensor:
     """Cross-entropy of the logged tokens, float32 [N], nats."""
-    return torch.nn.functional.cross_entropy(logits_NV.float(), targets["tokens"], reduction="none")
+    token_N1, rest_N1 = _Apart.apply(logits_NV.float(), targets["tokens"][:, None])
+    return torch.nn.functional.softplus(rest_N1 - token_N1)[:, 0]
 
 
 def span_weights(
@@ -165,40 +197,57 @@ class _ChunkedLoss(torch.autograd.Function):
     """sum(weights * loss(head(hidden))) in chunks of rows; each chunk's gradient is made in forward.
 
     So logits live for one chunk only, and nothing is computed twice. Sound because the sum is only scaled after.
+    Through the linear layer the gradient is written out: it is added to what there is, and needs no second one.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
         hidden_NH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor | None,
         weights_N: Tensor,
         targets: dict[str, Tensor],
-        head: Callable[[Tensor], Tensor],
+        shape: Callable[[Tensor], Tensor],
         loss: TokenLoss,
-        *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:
+        kind = hidden_NH.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_NH.dtype
+        layer_VH, shift_V = weight_VH.to(dtype), None if bias_V is None else bias_V.to(dtype)
         d_hidden_NH = torch.zeros_like(hidden_NH)
-        d_parameters = [torch.zeros_like(p) for p in parameters]
+        d_weight_VH = torch.zeros_like(weight_VH) if ctx.needs_input_grad[1] else None
+        d_bias_V = torch.zeros_like(bias_V) if bias_V is not None and ctx.needs_input_grad[2] else None
         losses = []
         for rows in _chunks(len(hidden_NH)):
+            part_NH = hidden_NH[rows].to(dtype)
+            linear_NV = torch.nn.functional.linear(part_NH, layer_VH, shift_V)
             with torch.enable_grad():
-                part = hidden_NH[rows].detach().requires_grad_()
-                loss_N = loss(head(part), {name: tensor[rows] for name, tensor in targets.items()})
+                chunk = {name: tensor[rows] for name, tensor in targets.items()}
+                loss_N = loss(shape(linear_NV.requires_grad_()), chunk)
                 total = (weights_N[rows] * loss_N).sum()
-            d_part, *d_head = torch.autograd.grad(total, [part, *parameters])
-            d_hidden_NH[rows] = d_part
-            for accumulated, more in zip(d_parameters, d_head, strict=True):
-                accumulated += more
+            (d_linear_NV,) = torch.autograd.grad(total, linear_NV)
+            d_hidden_NH[rows] = d_linear_NV @ layer_VH
+            if d_weight_VH is not None:
+                _add_product(d_weight_VH, d_linear_NV.T, part_NH)
+            if d_bias_V is not None:
+                d_bias_V += d_linear_NV.sum(0)
             losses.append(loss_N.detach())
         loss_N = torch.cat(losses) if losses else weights_N.new_zeros(0)
-        ctx.save_for_backward(d_hidden_NH, *d_parameters)
+        ctx.kept = (d_hidden_NH, d_weight_VH, d_bias_V)
         ctx.mark_non_differentiable(loss_N)
         return (weights_N * loss_N).sum(), loss_N
 
     @staticmethod
     def backward(ctx: Any, d_total: Tensor, d_losses: Tensor) -> tuple[Any, ...]:
-        d_hidden_NH, *d_parameters = ctx.saved_tensors
-        return (d_hidden_NH * d_total, None, None, None, None, *(d * d_total for d in d_parameters))
+        scaled = [None if made is None else made.mul_(d_total) for made in _taken(ctx)]
+        return (*scaled, None, None, None, None)
+
+
+def _add_product(total_VH: Tensor, a_VN: Tensor, b_NH: Tensor) -> None:
+    if total_VH.dtype == b_NH.dtype:
+        total_VH.addmm_(a_VN, b_NH)
+    else:
+        total_VH += a_VN @ b_NH
 
 
 def _chunks(n_rows: int) -> list[slice]:
@@ -210,8 +259,7 @@ def weighted_loss(
     weights_N: Tensor,
     targets: dict[str, Tensor],
     *,
-    head: Callable[[Tensor], Tensor],
-    parameters: list[Tensor],
+    head: Head,
     loss: TokenLoss,
 ) -> tuple[Tensor, Tensor]:
     """sum over tokens of weight times loss, with memory that does not grow with the number of tokens.
@@ -219,7 +267,7 @@ def weighted_loss(
     Args:
         hidden_NH: the hidden states that foretell the tokens, picked before the head.
         weights_N: float32. targets: tensors [N, ...] that `loss` needs.
-        head: hidden [N, H] -> logits [N, V]. parameters: those of the head that learn.
+        head: from hidden [N, H] to logits [N, V].
         loss: (logits, targets) -> float32 [N].
     Returns:
         The sum (differentiable), and the tokens' losses [N] (not differentiable).
@@ -230,7 +278,7 @@ def weighted_loss(
     for name, length in lengths.items():
         if length != len(hidden_NH):
             raise ShapeError(f"{name} has {length} tokens, hidden states {len(hidden_NH)}")
-    total, loss_N = _ChunkedLoss.apply(hidden_NH, weights_N, targets, head, loss, *parameters)
+    total, loss_N = _ChunkedLoss.apply(hidden_NH, head.weight_VH, head.bias_V, weights_N, targets, head.shape, loss)
     return total, loss_N
 
 

@@ -67,8 +67,9 @@ def token_measures(model: Any, batch: Batch, dtype: torch.dtype) -> dict[str, Te
     """
     losses: dict[str, TokenLoss] = {"kl": soft_loss("forward-kl"), "ce": hard_loss, "top1": _top1}
     with torch.autocast(batch.input_ids_BT.device.type, dtype, enabled=dtype != torch.float32):
-        hidden_NH = hidden_states(model, batch.input_ids_BT)[batch.window_N, batch.position_N]
-        return token_losses(hidden_NH, batch.targets, head=head_of(model), losses=losses)
+        states_BTH = hidden_states(model, batch.input_ids_BT, position_ids_BT=batch.position_ids_BT)
+        hidden_NH = states_BTH[batch.window_N, batch.position_N]
+        return token_losses(hidden_NH, batch.targets, head=head_of(model).logits, losses=losses)
 
 
 def _top1(logits_NV: Tensor, targets: dict[str, Tensor]) -> Tensor:

@@ -5,7 +5,7 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -156,41 +156,65 @@ def load_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
-def hidden_states(model: Any, input_ids_BT: Tensor, attention_mask_BT: Tensor | None = None) -> Tensor:
+def hidden_states(
+    model: Any,
+    input_ids_BT: Tensor,
+    attention_mask_BT: Tensor | None = None,
+    position_ids_BT: Tensor | None = None,
+) -> Tensor:
     """Last hidden states before the head, [B, T, H].
 
     Without a mask, right padding is harmless: under causal attention no token sees what comes after it.
+
+    Args:
+        position_ids_BT: of rows that hold several windows, for models that take them (`packing`).
     """
+    positions = {} if position_ids_BT is None else {"position_ids": position_ids_BT}
     states: Tensor = model.base_model(
-        input_ids=input_ids_BT, attention_mask=attention_mask_BT, use_cache=False
+        input_ids=input_ids_BT, attention_mask=attention_mask_BT, use_cache=False, **positions
     ).last_hidden_state
     return states
 
 
+class Head(NamedTuple):
+    """The way from hidden states to logits: a linear layer, and what a model does to its outputs.
+
+    Attributes:
+        weight_VH, bias_V: of the layer. shape: scaling and soft-capping, applied to what it gives.
+    """
+
+    weight_VH: Tensor
+    bias_V: Tensor | None
+    shape: Callable[[Tensor], Tensor]
+
+    def logits(self, hidden_NH: Tensor) -> Tensor:
+        """Logits [N, V] of some hidden states [N, H]."""
+        return self.shape(nn.functional.linear(hidden_NH, self.weight_VH, self.bias_V))
+
+
+def head_of(model: Any) -> Head:
+    """A model's own head."""
+    layer = model.get_output_embeddings()
+    config = model.config.get_text_config()
+    scale = getattr(config, "logit_scale", None)  # Cohere
+    divisor = getattr(config, "logits_scaling", None)  # Granite
+    cap = getattr(config, "final_logit_softcapping", None)  # Gemma
+
+    def shape(logits: Tensor) -> Tensor:
+        if scale is not None:
+            logits = logits * scale
+        if divisor is not None:
+            logits = logits / divisor
+        if cap is not None:
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+    return Head(layer.weight, getattr(layer, "bias", None), shape)
+
+
 def apply_head(model: Any, hidden_NH: Tensor) -> Tensor:
     """Logits [N, V] of some hidden states by the model's own head, its scaling and soft-capping included."""
-    config = model.config.get_text_config()
-    logits: Tensor = model.get_output_embeddings()(hidden_NH)
-    scale = getattr(config, "logit_scale", None)  # Cohere
-    if scale is not None:
-        logits = logits * scale
-    divisor = getattr(config, "logits_scaling", None)  # Granite
-    if divisor is not None:
-        logits = logits / divisor
-    cap = getattr(config, "final_logit_softcapping", None)  # Gemma
-    if cap is not None:
-        logits = torch.tanh(logits / cap) * cap
-    return logits
-
-
-def head_of(model: Any) -> Callable[[Tensor], Tensor]:
-    """The model's head as a function: hidden states [N, H] to logits [N, V]."""
-    return lambda hidden_NH: apply_head(model, hidden_NH)
-
-
-def head_parameters(model: Any) -> list[Tensor]:
-    """The head's parameters that learn."""
-    return [p for p in model.get_output_embeddings().parameters() if p.requires_grad]
+    return head_of(model).logits(hidden_NH)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sadstream.losses import TokenLoss, hard_loss, soft_loss, span_weights, weighted_loss
-from sadstream.models import head_of, head_parameters, hidden_states
+from sadstream.models import head_of, hidden_states
 from sadstream.stream import Batch
 from sadstream.train_config import TrainConfig
 
@@ -79,21 +79,22 @@ def add_gradients(
         batches: the part, on the model's device. counts: of the whole update, other parts included.
         dtype: of the forward; float32 is without autocast.
     """
-    total, reason, act = 0.0, 0.0, 0.0
+    sums: list[Tensor] = []
     for batch in batches:
         with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
-            hidden_NH = hidden_states(model, batch.input_ids_BT)[batch.window_N, batch.position_N]
+            states_BTH = hidden_states(model, batch.input_ids_BT, position_ids_BT=batch.position_ids_BT)
+            hidden_NH = states_BTH[batch.window_N, batch.position_N]
             value, loss_N = weighted_loss(
                 hidden_NH,
                 token_weights(config, batch, counts),
                 batch.targets,
                 head=head_of(model),
-                parameters=head_parameters(model),
                 loss=loss,
             )
         value.backward()
-        total += float(value.detach())
         weighted_N = loss_N.double() * batch.weight_N
-        reason += float(weighted_N[batch.is_reason_N].sum()) / (counts.reason or 1.0)
-        act += float(weighted_N[batch.is_act_N].sum()) / (counts.act or 1.0)
-    return Sums(total, reason, act)
+        reason, act = (weighted_N.where(mask_N, 0).sum() for mask_N in (batch.is_reason_N, batch.is_act_N))
+        sums.append(torch.stack([value.detach().double(), reason, act]))
+    # One look at numbers on a GPU, which waits for it, and not one a batch.
+    total, reason, act = torch.stack(sums).sum(0).tolist() if sums else (0.0, 0.0, 0.0)
+    return Sums(total, reason / (counts.reason or 1.0), act / (counts.act or 1.0))

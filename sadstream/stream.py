@@ -13,6 +13,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from sadstream.codec import decode_teacher_sample
 from sadstream.errors import ModelError, ShardError
 from sadstream.order import EVERY_STEP, Order, Rows, micro_batches, take
+from sadstream.packing import fill_rows, pack_rows
 from sadstream.sample_stream import Draft, SampleStream, Update
 from sadstream.samples import SampleFolder, places_of
 from sadstream.tokens import ACT, REASON
@@ -22,12 +23,13 @@ _TEACHER = ("topk_ids", "topk_logprobs", "tail_mass")
 
 
 class Batch(NamedTuple):
-    """Some windows side by side, right-padded: B windows, T tokens, N of all their tokens supervised.
+    """Some windows side by side: B rows of T tokens, right-padded, N of all their tokens supervised.
 
     Attributes:
         keys: of the samples. n_tokens: real ones.
         input_ids_BT: int64.
-        window_N, position_N: int64; where the hidden state stands that foretells each supervised token.
+        position_ids_BT: int64, from 0 in each window, where rows hold several (`packing`); None where each holds one.
+        window_N, position_N: int64; row and column where the hidden state stands that foretells each supervised token.
         is_reason_N, is_act_N: bool.
         weight_N: float32; what each token's sample counts for.
         targets: `tokens` [N], `topk_ids` [N, K], `topk_logprobs` [N, K], `tail_mass` [N].
@@ -42,6 +44,7 @@ class Batch(NamedTuple):
     is_act_N: Tensor
     weight_N: Tensor
     targets: dict[str, Tensor]
+    position_ids_BT: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
@@ -62,27 +65,28 @@ def collate(
     everything: bool,
     limit: int = EVERY_STEP,
     weights: Sequence[float] = (),
+    rows: Sequence[Sequence[int]] = (),
 ) -> Batch:
     """Samples side by side.
 
     Args:
         everything: keep all supervised tokens; else only what the agent wrote.
         limit: the first step whose tokens are left out. weights: of the samples; none is 1 for each.
+        rows: the places of the samples in each row; none is a row for each.
     """
     each = [arrays for _, arrays in samples]
     lengths = [len(arrays["token_ids"]) for arrays in each]
-    input_ids_BT = np.zeros((len(samples), max(lengths)), np.int64)
-    for row, arrays in enumerate(each):
-        input_ids_BT[row, : lengths[row]] = arrays["token_ids"]
-    window = np.repeat(np.arange(len(samples)), [len(arrays["positions"]) for arrays in each])
-    position = np.concatenate([arrays["positions"] for arrays in each])
+    packed = pack_rows([arrays["token_ids"] for arrays in each], rows or [[i] for i in range(len(each))])
+    sample = np.repeat(np.arange(len(each)), [len(arrays["positions"]) for arrays in each])
+    window = packed.row_N[sample]
+    position = np.concatenate([arrays["positions"] for arrays in each]) + packed.start_N[sample]
     kind = np.concatenate([arrays["kinds"][arrays["positions"]] for arrays in each])
     columns = {
         "window": window,
         "position": position - 1,
         "kind": kind,
-        "weight": np.array(weights or [1] * len(samples), np.float32)[window],
-        "tokens": input_ids_BT[window, position],
+        "weight": np.array(weights or [1] * len(samples), np.float32)[sample],
+        "tokens": packed.input_ids_BT[window, position],
         **{name: np.concatenate([arrays[name] for arrays in each]) for name in _TEACHER},
     }
     kept = np.full(len(kind), True) if everything else (kind == REASON) | (kind == ACT)
@@ -94,13 +98,14 @@ def collate(
     return Batch(
         keys=[key for key, _ in samples],
         n_tokens=sum(lengths),
-        input_ids_BT=torch.from_numpy(input_ids_BT),
+        input_ids_BT=torch.from_numpy(packed.input_ids_BT),
         window_N=joined["window"],
         position_N=joined["position"],
         is_reason_N=joined["kind"] == REASON,
         is_act_N=joined["kind"] == ACT,
         weight_N=joined["weight"],
         targets={name: joined[name] for name in ("tokens", *_TEACHER)},
+        position_ids_BT=torch.from_numpy(packed.position_ids_BT) if rows else None,
     )
 
 
@@ -108,13 +113,23 @@ class Collate:
     """Turns what a stream read into batches of at most so many padded tokens (or one sample).
 
     Args:
-        micro_tokens: padded tokens side by side. everything: keep all supervised tokens; else what the agent wrote.
+        micro_tokens: padded tokens side by side. packed: lay windows one behind the other in rows as long as the
+            longest, for models that take them (`packing.takes_packed_rows`).
+        everything: keep all supervised tokens; else what the agent wrote.
         vocab_size: outputs of the student's head; 0 doesn't ask.
         pin: put the batches into memory that a GPU copies from by itself.
     """
 
-    def __init__(self, *, micro_tokens: int, everything: bool = False, vocab_size: int = 0, pin: bool = False) -> None:
-        self._micro_tokens, self._everything = micro_tokens, everything
+    def __init__(
+        self,
+        *,
+        micro_tokens: int,
+        packed: bool = False,
+        everything: bool = False,
+        vocab_size: int = 0,
+        pin: bool = False,
+    ) -> None:
+        self._micro_tokens, self._packed, self._everything = micro_tokens, packed, everything
         self._vocab_size, self._pin = vocab_size, pin
 
     def __call__(self, draft: Draft) -> list[Batch]:
@@ -125,13 +140,27 @@ class Collate:
         """
         n_tokens = np.array(draft.n_tokens, np.int64)
         batches = []
-        for places in micro_batches(range(len(n_tokens)), n_tokens, self._micro_tokens):
+        for rows in self._rows_of_batches(n_tokens):
+            places = [place for row in rows for place in row]
             samples = [(key, _decoded(key, data)) for key, data in (draft.samples[i] for i in places)]
             weights = [draft.weights[i] for i in places] if draft.weights else []
-            batch = collate(samples, everything=self._everything, limit=draft.limit, weights=weights)
+            at = {place: number for number, place in enumerate(places)}
+            packed = [[at[place] for place in row] for row in rows] if self._packed else []
+            batch = collate(samples, everything=self._everything, limit=draft.limit, weights=weights, rows=packed)
             self._refuse_foreign_ids(batch)
             batches.append(batch.pinned() if self._pin else batch)
         return batches
+
+    def _rows_of_batches(self, n_tokens: NDArray[np.int64]) -> Iterator[list[list[int]]]:
+        if not self._packed:
+            for places in micro_batches(range(len(n_tokens)), n_tokens, self._micro_tokens):
+                yield [[place] for place in places]
+            return
+        longest = int(n_tokens.max(initial=1))
+        rows = fill_rows(n_tokens.tolist(), longest)
+        n_rows = max(1, self._micro_tokens // longest)
+        for begin in range(0, len(rows), n_rows):
+            yield rows[begin : begin + n_rows]
 
     def _refuse_foreign_ids(self, batch: Batch) -> None:
         ids = batch.targets["topk_ids"]

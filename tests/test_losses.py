@@ -10,6 +10,7 @@ from sadstream import losses
 from sadstream.ask import distribution
 from sadstream.errors import ConfigError, ShapeError
 from sadstream.losses import hard_loss, soft_loss, span_weights, token_losses, weighted_loss
+from sadstream.models import Head
 from tests.strategies import Teacher, teacher_of, topk
 
 DIVERGENCES = ("forward-kl", "reverse-kl", "jsd")
@@ -253,6 +254,10 @@ def test_sums_with_lambdas_1_weigh_each_token_alike(kinds):
     assert torch.equal(weights, torch.full((len(kinds),), 1 / len(kinds)))
 
 
+def head_of(layer: torch.nn.Linear, shape=lambda logits: logits) -> Head:
+    return Head(layer.weight, layer.bias, shape)
+
+
 def problem(n_rows: int, *, bias: bool, seed: int = 0, hidden: int = 12, vocab: int = 40):
     """Hidden states, a head, weights and targets of some tokens."""
     torch.manual_seed(seed)
@@ -270,7 +275,7 @@ def test_the_chunked_loss_is_the_plain_one_in_value_and_gradient(n_rows, loss):
     plain_N = loss(head(states), targets)
     plain = (weights * plain_N).sum()
     wanted = torch.autograd.grad(3 * plain, [states, *parameters])
-    total, losses_N = weighted_loss(states, weights, targets, head=head, parameters=parameters, loss=loss)
+    total, losses_N = weighted_loss(states, weights, targets, head=head_of(head), loss=loss)
     found = torch.autograd.grad(3 * total, [states, *parameters])
     torch.testing.assert_close(total, plain, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(losses_N, plain_N.detach(), rtol=1e-5, atol=1e-5)
@@ -286,9 +291,7 @@ def test_the_size_of_a_chunk_does_not_matter(n_rows, chunk, seed):
     for rows in (chunk, 1000):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(losses, "_CHUNK_ROWS", rows)
-            total, _ = weighted_loss(
-                states, weights, targets, head=head, parameters=[head.weight], loss=soft_loss("forward-kl")
-            )
+            total, _ = weighted_loss(states, weights, targets, head=head_of(head), loss=soft_loss("forward-kl"))
         results.append((total.detach(), *torch.autograd.grad(total, [states, head.weight])))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
@@ -298,21 +301,32 @@ def test_logits_are_made_a_chunk_at_a_time():
     head, states, weights, targets = problem(700, bias=False)
     seen = []
 
-    def watched(hidden):
-        seen.append(len(hidden))
-        return head(hidden)
+    def watch(logits):
+        seen.append(len(logits))
+        return logits
 
-    weighted_loss(states, weights, targets, head=watched, parameters=[head.weight], loss=hard_loss)
-    token_losses(states, targets, head=watched, losses={"ce": hard_loss, "kl": soft_loss("forward-kl")})
+    watched = head_of(head, watch)
+    weighted_loss(states, weights, targets, head=watched, loss=hard_loss)
+    token_losses(states, targets, head=watched.logits, losses={"ce": hard_loss, "kl": soft_loss("forward-kl")})
     assert max(seen) <= 256 and sum(seen) == 1400
 
 
 def test_a_head_that_does_not_learn_gets_no_gradient():
     head, states, weights, targets = problem(10, bias=False)
     head.weight.requires_grad_(False)
-    total, _ = weighted_loss(states, weights, targets, head=head, parameters=[], loss=hard_loss)
+    total, _ = weighted_loss(states, weights, targets, head=head_of(head), loss=hard_loss)
     total.backward()
     assert head.weight.grad is None and states.grad.abs().sum() > 0
+
+
+def test_a_gradient_is_given_once_and_never_wrongly_again():
+    head, states, weights, targets = problem(10, bias=False)
+    total, _ = weighted_loss(states, weights, targets, head=head_of(head), loss=hard_loss)
+    total.backward(retain_graph=True)
+    before = states.grad.clone()
+    with pytest.raises(RuntimeError, match="gives its gradient once"):
+        total.backward()
+    assert torch.equal(states.grad, before)
 
 
 def test_a_tied_head_gets_both_its_gradients():
@@ -324,7 +338,7 @@ def test_a_tied_head_gets_both_its_gradients():
         states = table[ids].tanh()
         if chunked:
             return weighted_loss(
-                states, weights, targets, head=lambda h: h @ table.T, parameters=[table], loss=hard_loss
+                states, weights, targets, head=Head(table, None, lambda logits: logits), loss=hard_loss
             )[0]
         return (weights * hard_loss(states @ table.T, targets)).sum()
 
@@ -337,13 +351,9 @@ def test_bfloat16_hidden_states_keep_their_type_and_come_near():
     half = states.detach().bfloat16().requires_grad_()
     half_head = torch.nn.Linear(12, 40, bias=False, dtype=torch.bfloat16)
     half_head.weight.data.copy_(head.weight.data)
-    total, losses_N = weighted_loss(
-        half, weights, targets, head=half_head, parameters=[half_head.weight], loss=soft_loss("forward-kl")
-    )
+    total, losses_N = weighted_loss(half, weights, targets, head=head_of(half_head), loss=soft_loss("forward-kl"))
     total.backward()
-    exact, _ = weighted_loss(
-        states, weights, targets, head=head, parameters=[head.weight], loss=soft_loss("forward-kl")
-    )
+    exact, _ = weighted_loss(states, weights, targets, head=head_of(head), loss=soft_loss("forward-kl"))
     assert losses_N.dtype == torch.float32 and half.grad.dtype == half_head.weight.grad.dtype == torch.bfloat16
     assert total.item() == pytest.approx(exact.item(), rel=2e-2)
 
@@ -362,7 +372,7 @@ def test_sad_with_sums_and_lambdas_1_is_token_kd_on_agent_tokens(n_rows, seed):
         lambda_reason=1,
         lambda_act=1,
     )
-    total, _ = weighted_loss(states, sad, targets, head=head, parameters=[head.weight], loss=soft_loss("forward-kl"))
+    total, _ = weighted_loss(states, sad, targets, head=head_of(head), loss=soft_loss("forward-kl"))
     token_kd = soft_loss("forward-kl")(head(states), targets).sum() / max(1, n_rows)
     torch.testing.assert_close(total, token_kd, rtol=1e-5, atol=1e-6)
     for ours, theirs in zip(
@@ -381,7 +391,7 @@ def test_lengths_that_differ_are_named(name):
     else:
         targets[name] = targets[name][:4]
     with pytest.raises(ShapeError, match=f"^{name} has 4 tokens, hidden states 5"):
-        weighted_loss(states, weights, targets, head=head, parameters=[head.weight], loss=hard_loss)
+        weighted_loss(states, weights, targets, head=head_of(head), loss=hard_loss)
 
 
 def test_token_losses_of_no_token_are_empty():
