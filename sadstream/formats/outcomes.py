@@ -102,7 +102,9 @@ def task_in(text: str) -> str | None:
     return next((group.strip() for group in found.groups() if group is not None), None) if found else None
 
 
-_TASK_LINE = LinePattern(r"(?:Question: (.*)|Your task is to: (.*)|Instruction:[ \t\r]*\n(.*))$")
+_TASK_LINE = LinePattern(
+    r"(?:(?:[0-9]+ )?Question: (.*)|[0-9]+ Claim: (.*)|Your task is to: (.*)|Instruction:[ \t\r]*\n(.*))$"
+)
 
 
 def remaining(fields: dict[str, msgspec.Raw], mapped: set[str]) -> str:

@@ -1,0 +1,161 @@
+"""Ways in which logs of known kinds differ from the samples, each met in a public log and written anew here."""
+
+import json
+
+import pytest
+
+from sadstream.frames import row_trajectory
+from sadstream.logs import scan_logs
+from sadstream.segment import segment
+
+
+def rows(path, **options):
+    return segment(scan_logs(str(path), **options)).collect().rows(named=True)
+
+
+def runs(path, content, **options):
+    """Trajectories of a file with this content: text, or a value that is written as JSON."""
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8", newline="")
+    found = rows(path, **options)
+    assert [row["refused"] for row in found] == [None] * len(found), [row["detail"] for row in found]
+    return [row_trajectory({k: v for k, v in row.items() if k not in ("refused", "detail")}) for row in found]
+
+
+def cut(trajectory):
+    """Kind and text of each span."""
+    return [(span.kind, trajectory.text[span.start : span.stop]) for span in trajectory.spans]
+
+
+def kinds(trajectory):
+    return [span.kind for span in trajectory.spans]
+
+
+CHAIN_OF_THOUGHT = """
+########################################
+BEGIN TRIAL 2
+Trial summary: Correct: 1, Incorrect: 1
+#######################################
+------------- BEGIN CORRECT AGENTS -------------
+
+Context: Gromit is a dog.
+
+Wallace is a man.
+Thought: A dog it is.
+Action: Finish[dog]
+Observation: Answer is CORRECT
+Correct answer: dog
+
+------------- BEGIN INCORRECT AGENTS -----------
+
+Solve it. Below is the last trial you attempted.
+Question: Who?
+Thought: Hm.
+Action: Finish[a]
+Observation: Answer is INCORRECT
+(END PREVIOUS TRIAL)
+
+Reflections:
+- Look again.
+
+Question: Who?
+Thought: Again.
+Action: Finish[b]
+Observation: Answer is INCORRECT
+Reflections: I was wrong.
+Thought: That was the last trial.
+Correct answer: c
+
+"""
+
+
+def test_what_an_agent_was_told_before_its_question_is_its_runs_context(tmp_path):
+    first, second = runs(tmp_path / "log.txt", CHAIN_OF_THOUGHT)
+    assert cut(first)[0] == ("context", "Context: Gromit is a dog.\n\nWallace is a man.\n")
+    assert kinds(first) == ["context", "reason", "act", "observation"]
+    assert (first.outcome.success, first.outcome.gold) == (True, "dog")
+    assert kinds(second) == ["context", "reason", "act", "observation", "context"]
+    assert cut(second)[1] == ("reason", "Thought: Again.\n")
+    assert cut(second)[-1] == ("context", "Reflections: I was wrong.\nThought: That was the last trial.\n")
+    assert (second.outcome.success, second.outcome.gold, second.task) == (False, "c", "Who?")
+
+
+REACT_STDOUT = """3687 Claim: Gromit is a cat.
+Thought 1: Look.
+Action 1: Search[Gromit]
+Observation 1: A dog.
+
+Thought 2: No cat.
+Action 2: Finish[REFUTES]
+Observation 2: Episode finished, reward = 1
+
+{'steps': 2, 'answer': 'REFUTES', 'gt_answer': 'REFUTES', 'question_idx': 3687, 'em': 1, 'reward': 1, 'f1': 1}
+
+1 1 1.0 3.5
+-----------
+
+12 Question: Who?
+Thought 1: Look.
+Action 1: Lookup[x]
+Observation 1: No more results.
+
+{'steps': 8, 'answer': '', 'gt_answer': 'Wallace', 'question_idx': 12, 'em': 0, 'reward': 0, 'f1': 0}
+
+1 2 0.5 4.5
+-----------
+
+"""
+
+
+@pytest.mark.parametrize("notebook", [False, True])
+def test_react_prints_a_number_before_its_question_and_results_after_it(tmp_path, notebook):
+    content = REACT_STDOUT
+    if notebook:
+        output = {"output_type": "stream", "name": "stdout", "text": REACT_STDOUT.splitlines(keepends=True)}
+        content = {"nbformat": 4, "cells": [{"cell_type": "code", "outputs": [output]}]}
+    claim, question = runs(tmp_path / "log", content)
+    assert kinds(claim) == ["context", "reason", "act", "observation", "reason", "act", "observation"]
+    assert claim.task == "Gromit is a cat."
+    assert (claim.outcome.success, claim.outcome.answer, claim.outcome.ending) == (True, "REFUTES", "finished")
+    assert question.text.endswith("Observation 1: No more results.\n\n")
+    assert (question.outcome.success, question.outcome.gold, question.outcome.ending) == (False, "Wallace", "halted")
+
+
+EXAMPLES_FIRST = """#####
+
+Environment #0:
+Interact with a household to solve a task. Here are two examples.
+You are in the middle of a room. You see a drawer 1.
+Your task is to: put a pan.
+> go to drawer 1
+Nothing happens.
+
+Here is the task:
+You are in the middle of a room. You see a shelf 1.
+Your task is to: look at a bowl.
+> think: hm
+OK.
+> go to shelf 1
+You see a bowl 1.
+
+STATUS: FAIL
+
+#####
+"""
+
+
+def test_examples_before_the_task_of_a_transcript_are_no_runs(tmp_path):
+    (run,) = runs(tmp_path / "trial.log", EXAMPLES_FIRST)
+    assert kinds(run) == ["context", "reason", "observation", "act", "observation"]
+    assert run.task == "look at a bowl."
+    assert (run.outcome.success, run.outcome.ending) == (False, "halted")
+
+
+def test_instructions_before_the_first_question_belong_to_it(tmp_path):
+    (run,) = runs(tmp_path / "log.txt", "Answer it.\nQuestion: Who?\nThought 1: I know.\nAction 1: Finish[x]\n")
+    assert cut(run)[0] == ("context", "Answer it.\nQuestion: Who?\n")
+
+
+def test_quotations_in_markdown_are_no_commands(tmp_path):
+    (tmp_path / "notes.txt").write_text("# Notes\n\n> Note: read this.\n\nMore of it.\n")
+    (tmp_path / "played.txt").write_text("# Zork\n> think: go\nOK.\n> go north\nA house.\n")
+    assert [row["source"]["file"] for row in rows(tmp_path) if row["refused"] is None] == ["played.txt"]
