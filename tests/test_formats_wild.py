@@ -159,3 +159,58 @@ def test_quotations_in_markdown_are_no_commands(tmp_path):
     (tmp_path / "notes.txt").write_text("# Notes\n\n> Note: read this.\n\nMore of it.\n")
     (tmp_path / "played.txt").write_text("# Zork\n> think: go\nOK.\n> go north\nA house.\n")
     assert [row["source"]["file"] for row in rows(tmp_path) if row["refused"] is None] == ["played.txt"]
+
+
+REACT = [
+    {"role": "system", "content": "Answer it."},
+    {"role": "user", "content": "Question: Who?"},
+    {"role": "assistant", "content": "Thought: I look.\nAction: search[x]"},
+    {"role": "user", "content": "Observation: A dog."},
+    {"role": "assistant", "content": "Thought: So it is.\nAction: finish[dog]"},
+]
+CUT = ["context", "context", "reason", "act", "observation", "reason", "act"]
+
+
+def with_blocks(message):
+    return {**message, "content": [{"type": "text", "text": message["content"]}]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m,
+        lambda m: {**m, "name": "x", "timestamp": 3},
+        lambda m: {"tool_calls": None, "function_call": None, "refusal": None, **m},
+        lambda m: {**m, "role": {"assistant": "agent", "user": "human"}.get(m["role"], m["role"])},
+        lambda m: {**m, "role": "tool"} if m["content"].startswith("Observation") else m,
+        with_blocks,
+    ],
+)
+@pytest.mark.parametrize("name", ["messages", "history", "conversations", ""])
+def test_react_in_chat_turns_is_cut_however_the_messages_are_dressed(tmp_path, change, name):
+    messages = [change(message) for message in REACT]
+    (run,) = runs(tmp_path / "log.json", {name: messages, "id": 7} if name else messages)
+    assert kinds(run) == CUT
+    assert [text.rstrip("\n") for _, text in cut(run)][2:4] == ["Thought: I look.", "Action: search[x]"]
+    assert run.task == "Who?"
+
+
+def test_a_tagged_chat_that_says_final_answer_is_no_crewai(tmp_path):
+    said = "<think>Thought: hm</think>\n<answer>\nFinal Answer: a dog\n</answer>"
+    (run,) = runs(tmp_path / "log.json", [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": said}])
+    assert run.source.format == "tagged-chat"
+    assert kinds(run) == ["context", "reason", "act"]
+
+
+def test_calls_of_an_agent_that_writes_react_are_one_run_cut_by_labels(tmp_path):
+    prompt = [{"role": "system", "content": "Use tools."}, {"role": "user", "content": "Who?"}]
+    first = "Thought: I look.\nAction: search\nAction Input: {}"
+    last = "Thought: I know.\nFinal Answer: a dog"
+    history = [*prompt, {"role": "assistant", "content": first + "\nObservation: Gromit."}]
+    calls = [
+        {"request": {"messages": asked}, "response": {"choices": [{"message": {"role": "assistant", "content": said}}]}}
+        for asked, said in ((prompt, first), (history, last))
+    ]
+    (run,) = runs(tmp_path / "log.jsonl", "".join(json.dumps(call) + "\n" for call in calls))
+    assert kinds(run) == ["context", "context", "reason", "act", "observation", "reason", "act"]
+    assert (run.outcome.answer, run.outcome.ending) == ("a dog", "finished")

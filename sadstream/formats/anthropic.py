@@ -45,7 +45,7 @@ def _is_message(value: Any) -> bool:
         isinstance(value, dict)
         and value.get("role") in ("user", "assistant", "system")
         and isinstance(value.get("content"), str | list)
-        and value.keys().isdisjoint(("tool_calls", "function_call", "tool_call_id"))
+        and not any(value.get(name) for name in ("tool_calls", "function_call", "tool_call_id"))
     )
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from sadstream.formats import tags
 from sadstream.formats.kinds import RecordFormat
 from sadstream.formats.outcomes import outcome_fields
 from sadstream.formats.pieces import Piece, unreadable, verbatim
@@ -15,6 +16,7 @@ from sadstream.frames import Draft
 
 _AUTHORS = {"system": "system", "developer": "system", "user": "user", "assistant": "agent"}
 _OWN = re.compile(r"(?m)^(?:Action Input|Final Answer):")
+_THOUGHT_OR_ACTION = re.compile(r"(?m)^(?:Thought|Action):")
 _LABEL = re.compile(r"(?m)^(Thought|Action|Observation|Final Answer):")
 _BLANK_OR_FENCE = re.compile(r"\s*(?:```[a-z]*\s*)?")
 _CALL = re.compile(r"Action:[ \t]*(.*?)[ \t\r]*\n(?:.*\n)*?Action Input:\s*")
@@ -29,15 +31,24 @@ class _Part(NamedTuple):
 
 
 def recognise(record: Any) -> bool:
-    """Messages, bare or under `messages`, of which one of the agent's holds `Action Input:` or `Final Answer:`.
+    """Messages, bare or under `messages`, of which one of the agent's holds `Action Input:`, or `Final Answer:`
+    and another label.
 
-    The system prompt decides nothing: it is full of examples.
+    The system prompt decides nothing: it is full of examples. Nor does an agent's turn that acts by tags.
     """
     messages = record.get("messages") if isinstance(record, dict) else record
     if not isinstance(messages, list) or not messages or not all(_is_message(m) for m in messages):
         return False
-    said = (m["content"] for m in messages if m["role"] == "assistant")
-    return any(isinstance(text, str) and _OWN.search(text) for text in said)
+    turns = (m["content"] for m in messages if m["role"] == "assistant")
+    said = [text for content in turns for text in ([content] if isinstance(content, str) else _block_texts(content))]
+    own = {label[0] for text in said for label in _OWN.finditer(text)}
+    if "Action Input:" not in own and not (own and any(_THOUGHT_OR_ACTION.search(text) for text in said)):
+        return False
+    return not any(tags.acts(text) for text in said)
+
+
+def _block_texts(blocks: list[Any]) -> list[str]:
+    return [b["text"] for b in blocks if isinstance(b, dict) and isinstance(b.get("text"), str)]
 
 
 def _is_message(value: Any) -> bool:
@@ -46,7 +57,7 @@ def _is_message(value: Any) -> bool:
         and isinstance(value.get("role"), str)
         and value["role"] in _AUTHORS
         and isinstance(value.get("content"), str | list)
-        and value.keys().isdisjoint(("tool_calls", "function_call", "tool_call_id"))
+        and not any(value.get(name) for name in ("tool_calls", "function_call", "tool_call_id"))
     )
 
 
@@ -149,6 +160,18 @@ def cut_turn(text: str) -> list[_Part]:
         parts.append(_labelled(name, text[start:stop], acted=acted))
         acted = acted or name == "Action"
     return parts
+
+
+def own_words(text: str) -> str:
+    """An agent's turn without the observation that the framework appended.
+
+    >>> own_words("Action: f\\nAction Input: {}\\nObservation: b")
+    'Action: f\\nAction Input: {}\\n'
+    """
+    if "\nObservation:" not in text:
+        return text
+    last = cut_turn(text)[-1]
+    return text[: -len(last.text)] if last.kind == "observation" and last.author == "environment" else text
 
 
 def _labelled(label: str, text: str, *, acted: bool) -> _Part:

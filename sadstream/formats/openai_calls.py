@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from sadstream.formats import crewai, react_chat
 from sadstream.formats.content import content_of
 from sadstream.formats.histories import longest_paths
 from sadstream.formats.kinds import SessionFormat, SessionRecord
@@ -49,14 +50,34 @@ def read_calls(records: list[SessionRecord]) -> Iterator[Draft]:
     replies = {history: c.reply for history, c in zip(histories, calls, strict=True)}
     for index in longest_paths(histories):
         logged, history = calls[index], histories[index]
-        received = [replies.get(history[: at + 1], message) for at, message in enumerate(logged.messages)]
-        draft = conversation([*received, logged.reply])
+        received = [
+            message if _is_told_more(message) else replies.get(history[: at + 1], message)
+            for at, message in enumerate(logged.messages)
+        ]
+        draft = _said([*received, logged.reply])
         draft.record = logged.record.key
-        draft.ending = logged.ending
+        draft.ending = draft.ending if logged.ending == "unknown" else logged.ending
         name = next((n for n in TOOLS if n in logged.request), "tools")
         draft.tools = tool_list(logged.request.get(name)) or []
         draft.extra = _call_extra(logged, {"messages", *([name] if draft.tools else [])})
         yield draft
+
+
+def _said(messages: list[msgspec.Raw]) -> Draft:
+    """The conversation, its text cut by labels where the agent writes ReAct's."""
+    raw = _array(messages).encode()
+    values = msgspec.json.decode(raw)
+    for known in (crewai, react_chat):
+        if known.recognise(values):
+            return next(iter(known.read(values, raw)))
+    return conversation(messages)
+
+
+def _is_told_more(message: msgspec.Raw) -> bool:
+    """Whether a framework appended to the agent's words what came back, as CrewAI does."""
+    fields = fields_of(message)
+    text = string_of(fields.get("content")) or ""
+    return text_of(fields.get("role")) == "assistant" and crewai.own_words(text) != text
 
 
 def _call_extra(logged: _Logged, mapped: set[str]) -> str:
@@ -140,7 +161,9 @@ def _join_calls(calls: dict[Any, dict[str, Any]], value: Any) -> None:
 def _gist(message: Fields) -> str:
     """What makes a message the same when it is sent again: not its reasoning, nor fields that are null."""
     text, _ = content_of(message.get("content"))
-    told = [text_of(message.get("role")), text.strip(), text_of(message.get("tool_call_id"))]
+    role = text_of(message.get("role"))
+    text = crewai.own_words(text) if role == "assistant" else text
+    told = [role, text.strip(), text_of(message.get("tool_call_id"))]
     for raw in items_of(message.get("tool_calls")):
         fields = fields_of(raw)
         function = fields_of(fields["function"]) if is_object(fields.get("function")) else fields

@@ -28,7 +28,7 @@ from sadstream.formats.verbatim import (
 )
 from sadstream.frames import Draft
 
-_LISTS = ("messages", "traj", "trajectory", "conversation", "conversations")
+LISTS = ("messages", "traj", "trajectory", "conversation", "conversations", "history", "chat_history", "dialogue")
 TOOLS = ("tools", "functions")
 # A record's `task` is a word for the kind of task more often than the request, which the first user message is.
 _NO_OUTCOME = ("task", "question", "instruction", "goal", "name")
@@ -95,7 +95,7 @@ def tool_list(raw: Json | None) -> list[str] | None:
 
 def _messages(record: Any) -> tuple[str, list[dict[str, Any]] | None]:
     """Name of the list of messages in a record ("" for a bare list), and the list; None if there is none."""
-    names = [n for n in _LISTS if n in record] if isinstance(record, dict) else [""]
+    names = [n for n in LISTS if n in record] if isinstance(record, dict) else [""]
     for name in names:
         messages = record[name] if name else record
         if is_chat(messages) and any(_is_agent(m) or m["role"] in ("tool", "function") for m in messages):

@@ -20,10 +20,14 @@ AUTHORS = {
     "gpt": "agent",
     "model": "agent",
     "ai": "agent",
+    "agent": "agent",
+    "bot": "agent",
     "tool": "environment",
     "function": "environment",
     "ipython": "environment",
     "observation": "environment",
+    "environment": "environment",
+    "env": "environment",
 }
 
 
