@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 import polars as pl
 
-from sadstream.chat import read_template
+from sadstream.chat_template import read_template
 from sadstream.codec import MOST_DRAWS, Mode
 from sadstream.endpoint import Endpoint
 from sadstream.errors import ConfigError, ManifestError, RenderError
@@ -150,8 +150,9 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     n_chars = _n_chars(spans, manifest)
     n_done, n_asked = tokens_in(folder), 0
     tally: Counter[str] = Counter()
+    refusals: Counter[str] = Counter()
     asking = time.monotonic()
-    jobs = _tallied(_plan(config, tokenizer, decisive), tally)
+    jobs = _tallied(_plan(config, tokenizer, decisive), tally, refusals)
     for shard in _by_tokens(_unasked(jobs, asked, options)):
         # Windows are cut while they are asked: how many tokens come is told from characters.
         total = round(tally["tokens"] * max(1.0, n_chars / max(1, tally["chars"])))
@@ -169,7 +170,7 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     seconds = time.monotonic() - asking
     # Its name and not where it lies: the same teacher elsewhere gives the same folder.
     name = Path(config.teacher).resolve().name if Path(config.teacher).exists() else config.teacher
-    totals = {"teacher": name, **teacher_totals(folder)}
+    totals = {"teacher": name, **teacher_totals(folder), "n_refused_by_template": dict(sorted(refusals.items()))}
     folder.finish(totals, sorted(f"tokenizer/{p.name}" for p in (out / "tokenizer").iterdir()))
     return {
         **totals,
@@ -241,7 +242,8 @@ def plan_cache(config: CacheConfig, progress: Progress) -> dict[str, Any]:
 
     Returns:
         Of what is not in the folder yet: `n_windows`, `n_tokens`, `n_supervised`, `n_bytes` (on disk, from those
-        asked), `tokens_per_second` (of those asked), `hours`; and `max_length`.
+        asked), `tokens_per_second` (of those asked), `hours`; and `max_length`; and of all runs
+        `n_refused_by_template`.
     Raises:
         SadstreamError: as `cache_teacher`.
     """
@@ -254,7 +256,8 @@ def plan_cache(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     timed: list[Question] = []
     finished = _finished(Path(config.out), options)
     asked = asked_windows(Path(config.out), finished.shards if finished else [])
-    for question in _unasked(_plan(config, tokenizer, decisive), asked, options):
+    refusals: Counter[str] = Counter()
+    for question in _unasked(_tallied(_plan(config, tokenizer, decisive), Counter(), refusals), asked, options):
         n_windows += 1
         n_tokens += len(question.job.token_ids)
         n_supervised += int(question.job.window.supervised.sum())
@@ -268,6 +271,7 @@ def plan_cache(config: CacheConfig, progress: Progress) -> dict[str, Any]:
         "n_supervised": n_supervised,
         "n_bytes": 0,
         "max_length": decisive["max_length"],
+        "n_refused_by_template": dict(sorted(refusals.items())),
         "tokens_per_second": None,
         "hours": 0.0,
     }
@@ -380,12 +384,14 @@ def _n_chars(spans: Path, manifest: Manifest) -> int:
     return int(scan_index(spans).select(chars.sum()).collect().item()) if manifest.shards else 0
 
 
-def _tallied(jobs: Iterator[Job], tally: Counter[str]) -> Iterator[Job]:
-    """The jobs as they are, their tokens and their trajectories' characters counted as they pass."""
+def _tallied(jobs: Iterator[Job], tally: Counter[str], refusals: Counter[str]) -> Iterator[Job]:
+    """The jobs as they are, counted as they pass: tokens, and characters and refusals of their trajectories."""
     last = None
     for job in jobs:
         tally["tokens"] += len(job.token_ids)
-        tally["chars"] += len(job.trajectory.text) if job.trajectory.id != last else 0
+        if job.trajectory.id != last:
+            tally["chars"] += len(job.trajectory.text)
+            refusals.update([job.refusal] if job.refusal else [])
         last = job.trajectory.id
         yield job
 

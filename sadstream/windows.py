@@ -1,5 +1,6 @@
 """Span shards to windows of tokens, ready to ask a teacher about. Imports no torch."""
 
+import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sadstream.chat import Rendering, Template, render_chat
+from sadstream.chat import Rendering, render_chat
+from sadstream.chat_template import Template
 from sadstream.errors import RenderError
 from sadstream.manifest import read_manifest
 from sadstream.shards import decode_trajectory, iter_shard, read_index
@@ -16,6 +18,7 @@ from sadstream.tokens import Window, cut_windows, supervised_tokens, token_kinds
 from sadstream_schemas import Trajectory
 
 Positions = Literal["supervised", "all"]
+_STEP = re.compile(r" of step \d+")
 Render = Literal["auto", "text", "chat"]
 
 
@@ -24,11 +27,13 @@ class Job(NamedTuple):
 
     Attributes:
         render: `text`: the trajectory's own text; `chat`: through the tokenizer's chat template.
+        refusal: why it is text although it was logged as messages and there is a template; else "".
         number: of the window in its trajectory, from 0.
     """
 
     trajectory: Trajectory
     render: Literal["text", "chat"]
+    refusal: str
     row: dict[str, Any]
     number: int
     window: Window
@@ -69,12 +74,17 @@ def plan_windows(spans: Path, plan: Plan) -> Iterator[Job]:
     Raises:
         RenderError: `render` is `chat` and the template does not take a trajectory; names it and the part.
     """
-    jobs = (job for trajectory, row in _trajectories(spans) for job in _windows(trajectory, row, plan))
+    jobs = (job for trajectory, row in _trajectories(spans) for job in windows_of(trajectory, row, plan))
     return islice(jobs, plan.limit) if plan.limit else jobs
 
 
-def _windows(trajectory: Trajectory, row: dict[str, Any], plan: Plan) -> Iterator[Job]:
-    rendered = _rendered(trajectory, plan)
+def windows_of(trajectory: Trajectory, row: dict[str, Any], plan: Plan) -> Iterator[Job]:
+    """The windows of one trajectory, without `plan.limit`; errors as `plan_windows`.
+
+    Args:
+        row: of the index, handed on.
+    """
+    rendered, refusal = _rendered(trajectory, plan)
     render: Literal["text", "chat"] = "text" if rendered is None else "chat"
     number = 0
     for token_ids, kinds, steps in _tokens(trajectory, plan, rendered):
@@ -84,20 +94,22 @@ def _windows(trajectory: Trajectory, row: dict[str, Any], plan: Plan) -> Iterato
         prompt_stop = int(written[0]) if len(written) else len(kinds)
         for window in cut_windows(supervised, steps, plan.max_length, prompt_stop=prompt_stop):
             at = window.tokens
-            yield Job(trajectory, render, row, number, window, token_ids[at], kinds[at], steps[at])
+            yield Job(trajectory, render, refusal, row, number, window, token_ids[at], kinds[at], steps[at])
             number += 1
 
 
-def _rendered(trajectory: Trajectory, plan: Plan) -> list[Rendering] | None:
+def _rendered(trajectory: Trajectory, plan: Plan) -> tuple[list[Rendering] | None, str]:
+    """A trajectory through the template, or None, and why it is not where the template refused."""
     if plan.template is None or plan.render == "text":
-        return None
+        return None, ""
     if plan.render == "auto" and not _logged_as_messages(trajectory):
-        return None
+        return None, ""
     try:
-        return render_chat(trajectory, plan.template)
+        return render_chat(trajectory, plan.template), ""
     except RenderError as error:
         if plan.render == "auto":
-            return None
+            # Alike whatever the step, so that like reasons can be counted together.
+            return None, _STEP.sub("", str(error)).removeprefix(f"{plan.template.name}: ")
         raise RenderError(
             f"{trajectory.id}: {error}", hint="--render auto renders what the template does not take as text"
         ) from error

@@ -1,4 +1,4 @@
-"""Chat templates written after what the model families document, and a tokenizer that has their special tokens."""
+"""Chat templates: SmolLM2's own, others written after what the model families document, and a tokenizer for each."""
 
 from typing import Any, NamedTuple
 
@@ -13,7 +13,15 @@ class Family(NamedTuple):
     specials: tuple[str, ...]
 
 
-# ChatML without tools or thinking: what small models have (SmolLM2).
+# SmolLM2-135M-Instruct's own, as its tokenizer has it: Hugging Face, Apache License 2.0.
+SMOLLM2 = """{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system
+You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
+' }}{% endif %}{{'<|im_start|>' + message['role'] + '
+' + message['content'] + '<|im_end|>' + '
+'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant
+' }}{% endif %}"""
+
+# ChatML without tools or thinking, and without a system message of its own.
 CHATML = """{%- for m in messages -%}
 {{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' -}}
 {%- endfor -%}
@@ -160,6 +168,7 @@ R1 = """{{- '<s>' -}}
 FAMILIES = {
     family.name: family
     for family in (
+        Family("smollm2", SMOLLM2, ("<|im_start|>", "<|im_end|>", "<|endoftext|>")),
         Family("chatml", CHATML, ("<|im_start|>", "<|im_end|>")),
         Family("hermes", HERMES, ("<s>", "<|im_start|>", "<|im_end|>")),
         Family("qwen3", QWEN3, ("<|im_start|>", "<|im_end|>")),

@@ -1,22 +1,29 @@
+import functools
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sadstream.chat import Rendering, read_template, render_chat
+from sadstream.chat import Rendering, render_chat
+from sadstream.chat_template import Template, read_template
 from sadstream.errors import RenderError
 from sadstream.formats import pieces
 from sadstream.frames import Draft, log_frame, row_trajectory
 from sadstream.logs import scan_logs
 from sadstream.messages import to_messages, tool_definitions
+from sadstream.model_files import EMBEDDED
+from sadstream.models import load_tokenizer
+from sadstream.paths import cache_folder
 from sadstream.segment import segment
 from sadstream.tokens import ACT, REASON, token_kinds
+from sadstream.windows import Plan, windows_of
 from sadstream_schemas import Trajectory
-from tests.chat_templates import FAMILIES, chat_tokenizer
+from tests.chat_templates import FAMILIES, SMOLLM2, chat_tokenizer
 from tests.tiny import make_tokenizer
 
 TOKENIZERS = {name: chat_tokenizer(name) for name in FAMILIES}
@@ -107,8 +114,10 @@ def check(log: Log, renderings: Sequence[Rendering]) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 @given(log=chat_logs())
-def test_every_part_of_the_agent_is_learnt_once_and_nothing_of_others(name, log):
-    check(log, render_chat(log.trajectory, TEMPLATES[name]))
+def test_every_character_of_the_agent_is_learnt_once_and_nothing_of_others(name, log):
+    renderings = render_chat(log.trajectory, TEMPLATES[name])
+    check(log, renderings)
+    check_each_part_is_one_cut(log.trajectory, renderings)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -122,26 +131,100 @@ def test_a_run_that_speaks_of_tags_is_rendered_right_or_refused_by_name(name, lo
     check(log, renderings)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-@given(log=chat_logs())
-def test_learnt_tokens_say_the_agents_words_and_end_its_turns(name, log):
-    tokenizer = TOKENIZERS[name]
-    ends, n_turns, said = 0, 0, ""
-    for rendering in render_chat(log.trajectory, TEMPLATES[name]):
+def said_by_agent(trajectory: Trajectory) -> list[tuple[str, str]]:
+    """Kind and words, without labels and outer blanks, of each part that an agent has in its messages."""
+    return [
+        (part.kind, part.text[part.core_start : part.core_stop])
+        for message in to_messages(trajectory)
+        if message.role == "assistant"
+        for part in message.parts
+        if part.kind in ("reason", "act")
+    ]
+
+
+def check_each_part_is_one_cut(trajectory: Trajectory, renderings: Sequence[Rendering]) -> None:
+    """Every character of every part of the agent's stands in one cut, which is that part's alone.
+
+    They come in the log's order, but where turns have to alternate: there thinking goes to the front of what is joined.
+    """
+    left = learnt(renderings)
+    for kind, core in said_by_agent(trajectory):
+        found = [(k, text) for k, text in left if k == kind and (core in text or _same_json(core, text))]
+        assert found, (kind, core)
+        left.remove(found[0])
+    assert not left
+
+
+def check_tokens(log: Log, tokenizer: Any, template: Template, specials: Sequence[str], max_length: int) -> None:
+    """What windows of a run supervise: each of the agent's tokens once, nobody else's, the end of each turn."""
+    jobs = list(windows_of(log.trajectory, {}, Plan(tokenizer, template, "chat", max_length, "supervised", 0)))
+    assert all(len(job.token_ids) <= max_length for job in jobs)
+    windows = [job.token_ids[job.window.supervised] for job in jobs]
+    ends = tokenizer.convert_tokens_to_ids(list(specials))
+    wanted, n_special = [], 0
+    is_clean = True  # no token reaches over the edge of a cut
+    renderings = render_chat(log.trajectory, template)
+    for rendering in renderings:
         encoded = tokenizer(rendering.text, add_special_tokens=False, return_offsets_mapping=True)
         token_ids = np.array(encoded["input_ids"])
+        starts = {start for start, _ in encoded["offset_mapping"]}
+        is_clean &= all(cut.start in starts for cut in rendering.cuts)
         kinds, _ = token_kinds(encoded["offset_mapping"], np.zeros(len(token_ids), bool), rendering.cuts)
-        own = token_ids[(kinds == REASON) | (kinds == ACT)]
-        ends += int(np.isin(own, tokenizer.convert_tokens_to_ids(list(FAMILIES[name].specials))).sum())
-        agent = [cut.kind in ("reason", "act") for cut in rendering.cuts]
-        n_turns += sum(now and not before for before, now in zip([False, *agent], agent, strict=False))
-        said += tokenizer.decode(own, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        own = (kinds == REASON) | (kinds == ACT)
+        wanted.append(token_ids[own])
+        n_special += int(np.isin(token_ids[own], ends).sum())
+        last = np.flatnonzero(own & ~np.append(own[1:], False))
+        # A turn of the agent's ends in a special token, which is learnt, and what follows is not the agent's.
+        assert np.isin(token_ids[last], ends).all()
+        turns = [cut.kind in ("reason", "act") for cut in rendering.cuts]
+        assert len(last) == sum(now and not before for before, now in zip([False, *turns], turns, strict=False))
+    np.testing.assert_array_equal(np.concatenate(windows), np.concatenate(wanted))
+    said = tokenizer.decode(np.concatenate(windows), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    if is_clean:
+        assert said == "".join(text for _, text in learnt(renderings))
     assert [word for _, word in log.agent if said.count(word) != 1] == []
     assert [word for word in log.others if word in said] == []
-    # One end of turn each, but Mistral's calls begin with a special token of their own.
-    assert ends >= n_turns
-    if name not in ("mistral",):
-        assert ends == n_turns
+    kinds = {word: kind for kind, word in log.agent}
+    for job in jobs:
+        supervised = job.kinds[job.window.supervised]
+        assert set(supervised.tolist()) <= {REASON, ACT}
+        for kind, code in (("reason", REASON), ("act", ACT)):
+            of_kind = tokenizer.decode(job.token_ids[job.window.supervised][supervised == code])
+            assert not [word for word, k in kinds.items() if k != kind and word in of_kind]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@given(log=chat_logs(), max_length=st.sampled_from([24, 90, 4096]))
+def test_windows_supervise_the_agents_tokens_once_with_the_ends_of_its_turns(name, log, max_length):
+    check_tokens(log, TOKENIZERS[name], TEMPLATES[name], FAMILIES[name].specials, max_length)
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Path:
+    found = sorted(cache_folder().glob(f"{EMBEDDED}-*/tokenizer_config.json"))
+    if not found:
+        pytest.skip(f"the embedded teacher was never converted here: no {EMBEDDED} in {cache_folder()}")
+    return found[-1].parent
+
+
+def test_the_fixture_is_the_template_that_smollm2_has(embedded):
+    tokenizer = load_tokenizer(embedded)
+    assert tokenizer.chat_template == SMOLLM2
+    assert set(FAMILIES["smollm2"].specials) <= set(tokenizer.all_special_tokens)
+
+
+@settings(max_examples=20)
+@given(log=chat_logs(), max_length=st.sampled_from([24, 4096]))
+def test_smollm2_s_own_tokenizer_supervises_the_agents_tokens_once(embedded, log, max_length):
+    tokenizer = _loaded(embedded)
+    template = read_template(tokenizer, "smollm2")
+    check_each_part_is_one_cut(log.trajectory, render_chat(log.trajectory, template))
+    check_tokens(log, tokenizer, template, FAMILIES["smollm2"].specials, max_length)
+
+
+@functools.cache
+def _loaded(folder: Path) -> Any:
+    return load_tokenizer(folder)
 
 
 @given(log=chat_logs())
@@ -225,29 +308,22 @@ def test_a_template_that_raises_is_named_with_the_part():
         render_chat(trajectory_of(made), read_template(tokenizer, "other"))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_real_logs_are_rendered_whole(name, shared_data):
+@pytest.fixture(scope="module")
+def real_runs(shared_data) -> list[Trajectory]:
     rows = segment(scan_logs(str(shared_data / "formats"))).collect().iter_rows(named=True)
-    trajectories = [row_trajectory(row) for row in rows if row["refused"] is None]
+    return [row_trajectory(row) for row in rows if row["refused"] is None][::7]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_real_logs_are_rendered_whole(name, real_runs):
     refused = set()
-    for trajectory in trajectories[::7]:
+    for trajectory in real_runs:
         try:
             renderings = render_chat(trajectory, TEMPLATES[name])
         except RenderError:
             refused.add(trajectory.source.format)
             continue
-        parts = [
-            (part.kind, part.text[part.core_start : part.core_stop])
-            for message in to_messages(trajectory)
-            if message.role == "assistant"
-            for part in message.parts
-            if part.kind in ("reason", "act")
-        ]
-        taught = learnt(renderings)
-        assert len(taught) == len(parts)
-        for (kind, core), (found, text) in zip(parts, taught, strict=True):
-            assert kind == found
-            assert core in text or _same_json(core, text)
+        check_each_part_is_one_cut(trajectory, renderings)
     # Those whose words hold the tags of thinking.
     assert refused <= {"responses", "openhands-sdk", "chatml-text", "llamafactory"}
 

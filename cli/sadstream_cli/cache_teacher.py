@@ -103,6 +103,7 @@ def command(as_json: bool, dry_run: bool, **options: Any) -> None:
                 ("tokens a window at most", summary["max_length"]),
             ]
         )
+        _say_refusals(summary)
         return
     if summary.get("already_done"):
         click.echo(f"{config.out} is finished already: the same spans, teacher and options.")
@@ -123,6 +124,13 @@ def command(as_json: bool, dry_run: bool, **options: Any) -> None:
             ("wrote", f"{summary['n_shards']} shard(s) in {config.out}"),
         ]
     )
+    _say_refusals(summary)
     out, teacher = shlex.quote(config.out), shlex.quote(config.teacher)
     click.echo(f"Next: sadstream prune-student {teacher} --layers 10 --out student   (unless you have a student)")
     click.echo(f"      sadstream train {out} --student student --out run")
+
+
+def _say_refusals(summary: dict[str, Any]) -> None:
+    """Runs of messages that went out as text, and why. A folder of an older version doesn't know."""
+    for reason, n_runs in summary.get("n_refused_by_template", {}).items():
+        click.echo(f"As text, not through the chat template: {n_runs:,} run(s) of messages. {reason}")
