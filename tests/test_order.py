@@ -196,6 +196,13 @@ def test_the_pace_of_depth_is_that_of_the_trajectories_lengths():
     assert half.limits[50:] == [EVERY_STEP] * 50
 
 
+def test_the_pace_of_depth_goes_on_across_epochs_and_blocks():
+    index = Shards([[(10, 0.0, 1 + n % 8)] * 25 for n in range(8)])
+    order = Order(curriculum="depth", batch_tokens=10, unlock_epochs=2.0, block_rows=60)
+    limits = [limit for epoch in range(3) for block in index.epoch(order, epoch) for limit in block.limits]
+    assert limits == [1] * 51 + [n for n in range(2, 8) for _ in range(50)] + [8] * 49 + [EVERY_STEP] * 200
+
+
 @given(SHARDS, ORDERS)
 def test_no_curriculum_locks_nothing_and_depth_changes_no_order(shards, order):
     index = Shards(shards)

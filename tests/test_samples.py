@@ -1,6 +1,8 @@
+import copy
 import hashlib
 import io
 import os
+import pickle
 import shlex
 import shutil
 import struct
@@ -192,6 +194,36 @@ def test_a_url_without_a_finished_folder_is_refused(tiny_spans, tmp_path):
         SampleFolder("memory://nowhere", cache=tmp_path)
     with pytest.raises(ManifestError, match="made by `sadstream segment`"):
         SampleFolder(tiny_spans.as_uri(), cache=tmp_path)
+    unfinished = Path(shutil.copytree(tiny_spans, tmp_path / "unfinished"))
+    manifest = msgspec.structs.replace(load_manifest(tiny_spans), complete=False)
+    (unfinished / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    with pytest.raises(ManifestError, match="unfinished"):
+        SampleFolder(unfinished.as_uri(), "segment", cache=tmp_path)
+
+
+def test_a_folder_goes_to_another_process_without_its_open_shards(tiny_shards):
+    samples = SampleFolder(tiny_shards)
+    everything = read_all(samples)
+    again = pickle.loads(pickle.dumps(samples))
+    assert read_all(again) == everything
+    again.close()
+    sharing = copy.copy(samples)
+    sharing.close()
+    assert samples._open, "closing a copy closed this one"
+
+
+def test_of_many_shards_those_opened_last_stay_open(tiny_shards, tmp_path):
+    manifest = load_manifest(tiny_shards)
+    first = manifest.shards[0]
+    shards = [msgspec.structs.replace(first, name=f"shard-{number:06d}.tar") for number in range(300)]
+    for shard in shards:
+        (tmp_path / shard.name).hardlink_to(tiny_shards / first.name)
+    (tmp_path / "manifest.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, shards=shards)))
+    place = places(SampleFolder(tiny_shards), 0)[0]
+    samples = SampleFolder(tmp_path)
+    for number in (*range(300), 0):
+        samples.read(number, *place)
+    assert sorted(samples._open) == [0, *range(45, 300)]
 
 
 @pytest.mark.parametrize("command", ["pipe:touch {}", "pipe:touch {} ://bucket"])
