@@ -18,6 +18,8 @@ BOM = b"\xef\xbb\xbf"
 ZIP, PARQUET, ARROW = b"PK\x03\x04", b"PAR1", b"ARROW1"
 _JSON_BLANKS = re.compile(r"[ \t\r\n]*")
 _CHILDREN_LOOKED_AT = 100
+# Containers in containers: splits of a data set, results beside a configuration.
+_DEPTH = 2
 # Decoded, cut and written, a record takes some twenty times its size in memory.
 MAX_RECORD_BYTES = 256 * 2**20
 
@@ -130,12 +132,14 @@ def _broken_line(number: int, line: bytes, reason: str) -> JsonValue:
     return JsonValue(number, "", line, None, reason)
 
 
-def _is_container(value: Any, is_record: Callable[[Any], bool]) -> bool:
-    """An array of records, or an object that holds them under keys, and is itself no record."""
-    if is_record(value):
+def _is_container(value: Any, is_record: Callable[[Any], bool], depth: int = _DEPTH) -> bool:
+    """An array of records, or an object that holds them under keys, or arrays of them; and is itself no record."""
+    if not isinstance(value, dict | list) or is_record(value):
         return False
-    children = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
-    return any(is_record(child) for child in children[:_CHILDREN_LOOKED_AT])
+    children = list(itertools.islice(value.values() if isinstance(value, dict) else value, _CHILDREN_LOOKED_AT))
+    if any(is_record(child) for child in children):
+        return True
+    return depth > 1 and any(_is_container(child, is_record, depth - 1) for child in children)
 
 
 def _unpacked(values: Iterator[JsonValue], is_record: Callable[[Any], bool]) -> Iterator[JsonValue]:
@@ -151,13 +155,17 @@ def _unpacked(values: Iterator[JsonValue], is_record: Callable[[Any], bool]) -> 
             yield value
             continue
         if _is_container(value.value, is_record):
-            yield from _children(value, f"{number}." if len(head) > 1 else "")
+            yield from _children(value, f"{number}." if len(head) > 1 else "", is_record, _DEPTH)
         else:
             yield value._replace(key=str(number))
         number += 1
 
 
-def _children(container: JsonValue, prefix: str) -> Iterator[JsonValue]:
+def _children(container: JsonValue, prefix: str, is_record: Callable[[Any], bool], depth: int) -> Iterator[JsonValue]:
+    """What a container holds; of its children that are containers, what these hold.
+
+    Numbers and the like that stand under names beside records are about the container.
+    """
     keyed = isinstance(container.value, dict)
     text, line, at = container.raw, container.line, 0
     raws: Any = msgspec.json.decode(text, type=dict[str, msgspec.Raw] if keyed else list[msgspec.Raw])
@@ -167,7 +175,11 @@ def _children(container: JsonValue, prefix: str) -> Iterator[JsonValue]:
         raw = bytes(view)
         begin = max(at, text.find(raw, at))
         line += text.count(b"\n", at, begin)
-        yield JsonValue(line, f"{prefix}{key}", raw, child)
+        value = JsonValue(line, f"{prefix}{key}", raw, child)
+        if depth > 1 and _is_container(child, is_record, depth - 1):
+            yield from _children(value, f"{prefix}{key}.", is_record, depth - 1)
+        elif not keyed or isinstance(child, dict | list | str):
+            yield value
         at = begin + len(raw)
         line += raw.count(b"\n")
 

@@ -214,3 +214,30 @@ def test_calls_of_an_agent_that_writes_react_are_one_run_cut_by_labels(tmp_path)
     (run,) = runs(tmp_path / "log.jsonl", "".join(json.dumps(call) + "\n" for call in calls))
     assert kinds(run) == ["context", "context", "reason", "act", "observation", "reason", "act"]
     assert (run.outcome.answer, run.outcome.ending) == ("a dog", "finished")
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda chats: {"model": "x", "n": 3, "config": {"lr": 0.1}, "results": chats},
+        lambda chats: {"train": chats[:1], "test": chats[1:]},
+        lambda chats: {"simulations": {f"task-{i}": chat for i, chat in enumerate(chats)}},
+        lambda chats: [chats[:1], chats[1:]],
+        lambda chats: [{"index": i, "data": chat} for i, chat in enumerate(chats)],
+    ],
+)
+def test_runs_are_found_below_splits_and_beside_a_configuration(tmp_path, wrap):
+    chats = [
+        {"messages": [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": "Yes."}]} for i in "abc"
+    ]
+    (tmp_path / "log.json").write_text(json.dumps(wrap(chats)))
+    found = [row for row in rows(tmp_path / "log.json") if row["refused"] is None]
+    assert [row["task"] for row in found] == ["a?", "b?", "c?"]
+    assert len({row["id"] for row in found}) == 3
+
+
+def test_tags_act_in_blocks_as_in_strings(tmp_path):
+    said = 'I look.\n<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    chat = [{"role": "user", "content": "Who?"}, with_blocks({"role": "assistant", "content": said})]
+    (run,) = runs(tmp_path / "log.json", {"messages": chat})
+    assert kinds(run) == ["context", "reason", "act"]
