@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from sadstream.errors import FormatError
 from sadstream.frames import PIECE, SPAN_FIELDS
@@ -29,7 +30,8 @@ _OUTER_BLANKS = b" \t\r\n"
 _AUTHORS = ("system", "user", "environment", "agent")
 _SYSTEM, _USER, _ENVIRONMENT, _AGENT = range(4)
 _ANYONE, _OTHER = -1, 4
-_AUTHOR_OF_KIND = np.array([_USER, _AGENT, _AGENT, _ENVIRONMENT])  # by index in KINDS
+_AUTHOR_OF_KIND = np.array([_USER, _AGENT, _AGENT, _ENVIRONMENT], np.int8)  # by index in KINDS
+_KIND_NAMES, _AUTHOR_NAMES = pl.Series(KINDS), pl.Series(_AUTHORS)
 _PIECE_FIELDS = {field.name: field.dtype for field in PIECE.fields}
 # Nothing is known of a span of a text but what its label says.
 _EMPTY = {"hidden": pl.lit(False), "flags": pl.lit([], pl.List(pl.String)), "opaque": pl.lit([], pl.List(pl.String))}
@@ -79,7 +81,7 @@ def cut(rows: pl.DataFrame, fields: Collection[str] = SPAN_FIELDS) -> tuple[Ints
 
     Args:
         rows: a row a trajectory: `text`, or `pieces` to be rendered as text; `dialect` where it is known.
-        fields: those of `SPAN_FIELDS` that are asked for.
+        fields: those of `SPAN_FIELDS` that are asked for, in its order; at least one.
     Returns:
         Rows ascend; spans have the columns that are asked for, in order; a text is never null.
     """
@@ -98,16 +100,18 @@ def cut(rows: pl.DataFrame, fields: Collection[str] = SPAN_FIELDS) -> tuple[Ints
 def _pieces(rows: pl.DataFrame) -> tuple[_Pieces, pl.Series]:
     """The pieces of all rows, and each row's text."""
     if "pieces" not in rows.columns or rows["pieces"].null_count() == rows.height:
-        text = rows["text"].fill_null("") if rows["text"].null_count() else rows["text"]
-        row = np.flatnonzero(text.str.len_bytes().to_numpy())
-        filled = rows if len(row) == rows.height else rows[row]
+        text = rows.get_column("text")
+        text = text.fill_null("") if text.null_count() else text
+        empty = text == ""
+        row = np.arange(rows.height)
+        filled = text
+        if empty.any():
+            row, filled = row[~empty.to_numpy()], text.filter(~empty)
         unknown = np.full(len(row), -1, np.int8)
-        dialect = (
-            _dialects(filled["dialect"], unknown)
-            if "dialect" in rows.columns
-            else np.full(len(row), UNDECIDED, np.int8)
-        )
-        return _Pieces(None, filled["text"], row, dialect, unknown, unknown, np.zeros(len(row), bool)), text
+        dialect = np.full(len(row), UNDECIDED, np.int8)
+        if "dialect" in rows.columns:
+            dialect = _dialects(rows.get_column("dialect").filter(~empty), unknown)
+        return _Pieces(None, filled, row, dialect, unknown, unknown, np.zeros(len(row), bool)), text
     if "dialect" not in rows.columns:
         rows = rows.with_columns(dialect=pl.lit(None, pl.String))
     frame = _piece_frame(rows.with_row_index("row"))
@@ -199,7 +203,7 @@ def _cut_at_labels(pieces: _Pieces, texts: Texts) -> _Spans:
 
     body_start = skip(data, body, stop, _OUTER_BLANKS)
     empty = body_start >= stop
-    body_start[empty] = body[empty]
+    body_start = np.where(empty, body, body_start)
     body_stop = skip_back(data, np.where(empty, body, stop), body_start, _OUTER_BLANKS)
     spans = _Spans(piece, kind, start, stop, body_start, body_stop)
     return _join_leading_blanks(spans, is_lead & empty, pieces.author)
@@ -241,11 +245,9 @@ def _settled_kinds(spans: _Spans, pieces: _Pieces, begins: Bools) -> Codes:
     open_ = np.flatnonzero(kind == NO_KIND)
     author = pieces.author[spans.piece[open_]]
     follows = np.append(spans.piece[1:] == spans.piece[:-1], False)[open_]
-    kind[open_] = np.select(
-        [(author == _ANYONE) | (author == _SYSTEM), author == _AGENT, author == _ENVIRONMENT],
-        [CONTEXT, np.where(follows, REASON, ACT), OBSERVATION],
-        NO_KIND,
-    )
+    of_role = np.where(author == _ENVIRONMENT, OBSERVATION, NO_KIND)
+    of_role[(author == _ANYONE) | (author == _SYSTEM)] = CONTEXT
+    kind[open_] = np.where(author == _AGENT, np.where(follows, REASON, ACT), of_role)
     open_ = np.flatnonzero(kind == NO_KIND)
     if len(open_):
         n_acts = np.cumsum(kind == ACT)
@@ -288,21 +290,23 @@ def _span_frame(
     body_stop = np.where(spans.body_stop > spans.body_start, stop - (spans.stop - spans.body_stop), body_start)
     if (pieces.dialect == TAGS).any():
         body_start, body_stop = (characters.before(at, spans.piece) for at in (spans.body_start, spans.body_stop))
-    columns = [
-        _names("kind", KINDS, kind),
-        pl.Series("start", start),
-        pl.Series("stop", stop),
-        pl.Series("body_start", body_start),
-        pl.Series("body_stop", body_stop),
-        pl.Series("step", step).set(pl.Series(step < 0), None),
-    ]
+    # As Arrow, which Polars takes without a copy and faster than arrays.
+    columns = {
+        "kind": _named(_KIND_NAMES, kind),
+        "start": pa.array(start),
+        "stop": pa.array(stop),
+        "body_start": pa.array(body_start),
+        "body_stop": pa.array(body_stop),
+        "step": pa.array(step, mask=step < 0),
+    }
+    if pieces.frame is not None or "author" in fields:
+        columns["author"] = _named(_AUTHOR_NAMES, _AUTHOR_OF_KIND[kind])
     if pieces.frame is None:
-        if "author" in fields:
-            columns.append(_names("author", _AUTHORS, _AUTHOR_OF_KIND[kind]))
+        known = [name for name in fields if name in columns] or ["kind"]
         unknown = [column for name, column in _TEXT_BORN.items() if name in fields]
-        frame = pl.DataFrame(columns)
-        return (frame.with_columns(unknown) if unknown else frame)[list(fields)]
-    frame = pl.DataFrame([*columns, _names("author", _AUTHORS, _AUTHOR_OF_KIND[kind])])
+        frame = pl.DataFrame(pa.RecordBatch.from_arrays([columns[name] for name in known], names=known))
+        return frame.with_columns(unknown)[list(fields)] if unknown else frame
+    frame = pl.DataFrame(pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns)))
     begin = characters.before(texts.start, np.arange(len(pieces.row)))
     end = characters.before(texts.stop, np.arange(len(pieces.row)))
     about = pieces.frame.select(
@@ -340,8 +344,8 @@ def _span_frame(
     )
 
 
-def _names(column: str, names: tuple[str, ...], code: Ints | Codes) -> pl.Series:
-    return pl.Series(column, names)[code.astype(np.uint32)]
+def _named(names: pl.Series, code: Codes) -> pa.Array:
+    return names[pl.Series(code.astype(np.uint32))].to_arrow(compat_level=pl.CompatLevel.newest())
 
 
 class _Characters:
@@ -350,7 +354,7 @@ class _Characters:
     def __init__(self, pieces: _Pieces, texts: Texts) -> None:
         row = pieces.row
         first = np.flatnonzero(np.append(True, row[1:] != row[:-1]))
-        n_pieces = np.diff(first, append=len(row))
+        n_pieces = np.append(first[1:], len(row)) - first
         self._begin = np.repeat(texts.start[first], n_pieces)
         self._more = continuation_bytes(texts)
         self._more_before = np.repeat(np.searchsorted(self._more, texts.start[first]), n_pieces)

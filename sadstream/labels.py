@@ -12,6 +12,7 @@ from sadstream.utf8 import (
     Ints,
     Texts,
     begins_with,
+    finder,
     places_of,
     skip,
     skip_back,
@@ -31,6 +32,7 @@ _NUMBERED, _WEBSHOP, _REACT, _PROMPT, TAGS = (
 
 BLANK = b" \t\r"
 _DIGITS = b"0123456789"
+_ZERO = np.uint8(ord("0"))
 _LINE_BREAK = 10
 _COLON, _SPACE, _COMMAND = b": >"
 
@@ -42,8 +44,10 @@ _WORD_KIND = np.array(
 # Found as `Action`, which no other word begins with.
 _PATH = "ActionPath".removeprefix("Action").encode()
 _FOUND_WORDS = [word for word in _ALL_WORDS if word != "ActionPath"]
-_MARKS = [*_FOUND_WORDS, EXAMPLES_END, "\n>"]
+_MARKS = finder([*_FOUND_WORDS, EXAMPLES_END, "\n>"])
 _TAG = re.compile(LABELS["tags"].encode(), re.MULTILINE)
+
+_UNNUMBERED = -2
 
 # What the first byte of a mark says: of the words no two begin alike.
 _WORD = np.zeros(256, np.int8)
@@ -161,30 +165,35 @@ def _words(texts: Texts, marks: _Marks) -> _Words:
     end = at + _LENGTH.take(first)
     after = data.take(end)
     path = np.flatnonzero((after == _PATH[0]) & (word == _ACTION))
-    path = path[begins_with(data, end[path], _PATH)]
-    word[path] = _ACTION_PATH
-    end[path] += len(_PATH)
-    after[path] = data[end[path]]
+    if len(path):
+        path = path[begins_with(data, end[path], _PATH)]
+        word[path] = _ACTION_PATH
+        end[path] += len(_PATH)
+        after[path] = data[end[path]]
 
     body = end + 1
-    labels = after == _COLON
-    number = np.full(len(at), -1)
-    numbered = np.zeros(len(at), bool)
+    number = np.full(len(at), _UNNUMBERED)
     spaced = np.flatnonzero((after == _SPACE) & (word < len(NUMBERED_WORDS)))
     if len(spaced):
         digits = body[spaced]
-        stop = skip(data, digits, texts.stop[piece[spaced]], _DIGITS)
-        closed = (stop > digits) & (data.take(stop) == _COLON)
-        spaced, digits, stop = spaced[closed], digits[closed], stop[closed]
-        numbered[spaced] = True
-        number[spaced] = _numbers(data, digits, stop)
+        digit = data.take(digits) - _ZERO
+        # Most numbers have one digit.
+        one = (digit <= 9) & (data.take(digits + 1) == _COLON)
+        stop = digits + one
+        number[spaced[one]] = digit[one]
+        many = np.flatnonzero((digit <= 9) & ~one)
+        if len(many):
+            stop[many] = skip(data, digits[many], texts.stop[piece[spaced[many]]], _DIGITS)
+            many = many[data[stop[many]] == _COLON]
+            number[spaced[many]] = _numbers(data, digits[many], stop[many])
         body[spaced] = stop + 1
-    labels |= numbered
+    labels = (after == _COLON) | (number != _UNNUMBERED)
     labels &= body <= texts.stop.take(piece)
     labels &= (data.take(at - 1) == _LINE_BREAK) | (at == texts.start.take(piece))
     labels &= first >= ord("A")
     kept = np.flatnonzero(labels)
-    return _Words(at[kept], body[kept], piece[kept], word[kept], number[kept], numbered[kept])
+    number = number.take(kept)
+    return _Words(at.take(kept), body.take(kept), piece.take(kept), word.take(kept), number, number != _UNNUMBERED)
 
 
 def _numbers(data: Bytes, begin: Ints, stop: Ints) -> Ints:
@@ -206,6 +215,8 @@ def _webshop_actions(texts: Texts, words: _Words) -> tuple[Bools, Bools]:
     data = texts.data
     thinks, resets = np.zeros(len(words.at), bool), np.zeros(len(words.at), bool)
     actions = np.flatnonzero((words.word == _ACTION) & ~words.numbered)
+    if not len(actions):
+        return thinks, resets
     initial = data.take(words.body[actions] + 1)
     think, reset = actions[initial == ord("t")], actions[initial == ord("r")]
     end = words.body[think] + len(b" think[")

@@ -13,7 +13,10 @@ from sadstream.utf8 import Ints
 __all__ = ["cut_spans", "in_sequence", "segment"]
 
 # Blocks that are larger leave the processor's cache, smaller ones cost more calls than cutting.
-_BLOCK_BYTES = 2_500_000
+_BLOCK_BYTES = 4_000_000
+# After it has freed as much as this at once, glibc keeps what a block frees for the next one; it would give the pages
+# back and ask for them again, block for block.
+_KEPT_BYTES = 8_000_000
 _NEEDS: dict[str, pl.DataType] = {
     "text": pl.String(),
     "dialect": pl.String(),
@@ -62,6 +65,7 @@ def cut_spans(logs: pl.LazyFrame) -> pl.LazyFrame:
 
 def _blocks(logs: pl.LazyFrame) -> Iterator[pl.DataFrame]:
     """A frame in blocks of about so much text that cutting costs more than calling."""
+    np.empty(_KEPT_BYTES, np.uint8)
     gathered: list[pl.DataFrame] = []
     n_bytes = 0.0
     for batch in logs.collect_batches(maintain_order=True, lazy=True):
@@ -94,7 +98,7 @@ def _segment_block(block: pl.DataFrame) -> pl.DataFrame:
 
 def _cut_block(block: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
     given = _given(block)
-    fields = [name for name in columns if name in SPAN_FIELDS]
+    fields = [name for name in columns if name in SPAN_FIELDS] or ["kind"]
     row, spans, _ = cut(_uncut(block, given), fields)
     if given is not None:
         before = pl.DataFrame({"row": np.arange(block.height), "span": given}).drop_nulls("span")
@@ -103,7 +107,7 @@ def _cut_block(block: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
         both = both.sort("row", maintain_order=True)
         row, spans = both["row"].to_numpy(), both.drop("row")
     repeated = [name for name in columns if name not in SPAN_FIELDS]
-    return block[repeated].rechunk()[row.astype(np.uint32)].hstack(spans) if repeated else spans
+    return block[repeated].rechunk()[pl.Series(row.astype(np.uint32))].hstack(spans) if repeated else spans
 
 
 def _given(block: pl.DataFrame) -> pl.Series | None:

@@ -11,7 +11,7 @@ Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 _PADDING = pl.Series(["\0" * 64])  # so that a look at the bytes around a position needs no check
 _ONE_RUN = pl.CompatLevel.oldest()  # strings as Arrow first had them: bytes one after another, and offsets
-_ASCII_BLOCK = 256
+_ASCII_BLOCK = 512
 # A position is moved byte by byte with all others; one that has far to go is moved alone.
 _ROUNDS = 24
 
@@ -39,11 +39,16 @@ def texts_of(column: pl.Series) -> Texts:
     return Texts(strings, np.frombuffer(data, np.uint8), ends[:-1], ends[1:])
 
 
-def places_of(strings: pl.Series, patterns: list[str]) -> tuple[Ints, Ints]:
-    """Where patterns stand in strings, in order: index of the string, and byte of it; no two overlap."""
+def finder(patterns: list[str]) -> pl.Expr:
+    """Looks for patterns in a column without a name."""
     # The leftmost search is the one that Rust's crate has vector instructions for. Its offsets have 32 bits, and so
     # has the length of a string in Polars.
-    found = strings.str.find_many(patterns, leftmost=True).to_arrow()
+    return pl.col("").str.find_many(patterns, leftmost=True)
+
+
+def places_of(strings: pl.Series, patterns: pl.Expr) -> tuple[Ints, Ints]:
+    """Where patterns of a `finder` stand, in order: index of the string, and byte of it; no two overlap."""
+    found = strings.to_frame("").select_seq(patterns).to_series().to_arrow()
     n_found = np.diff(found.offsets.to_numpy())
     return np.repeat(np.arange(len(n_found)), n_found), found.values.to_numpy().astype(np.int64)
 

@@ -13,7 +13,7 @@ from sadstream import utf8
 from sadstream.formats import react_chat
 from sadstream.formats.dialects import dialect_of
 from sadstream.formats.line_pattern import LinePattern
-from sadstream.frames import LOG_SCHEMA, log_frame
+from sadstream.frames import LOG_SCHEMA, SPAN_FIELDS, log_frame
 from tests.strategies import chats, texts, transcripts
 
 FEW = settings(max_examples=settings().max_examples // 4)
@@ -43,6 +43,19 @@ def test_columns_are_repeated_and_those_of_spans_give_way():
     spans = sadstream.cut_spans(frame)
     assert spans.collect_schema() == spans.collect().schema
     assert spans.select("mine", "kind", "step").collect().rows() == [(7, "act", 0), (7, "observation", 0)]
+
+
+@given(st.sets(st.sampled_from(["id", *SPAN_FIELDS])), st.sampled_from(["id", "kind", "author"]), st.booleans())
+def test_columns_that_are_asked_for_are_those_of_all(names, filtered, cut_before):
+    frame = pl.LazyFrame({"id": ["a", "b", "c"], "text": ["> go\nOK\n", "", "q\nThought: é\nAction: b\n"]})
+    if cut_before:
+        cut = sadstream.segment(frame).collect()
+        frame = pl.concat([cut[:1], frame.collect()[1:]], how="diagonal").lazy()
+    every = sadstream.cut_spans(frame).collect()
+    spans = sadstream.cut_spans(frame).filter(pl.col(filtered).is_in(["a", "act", "agent"]))
+    chosen = every.filter(pl.col(filtered).is_in(["a", "act", "agent"]))
+    assert_frame_equal(spans.select(sorted(names)).collect(), chosen.select(sorted(names)))
+    assert sadstream.cut_spans(frame).select(pl.len()).collect().item() == every.height == 5
 
 
 def test_blocks_of_any_size_give_the_same_spans(monkeypatch):
