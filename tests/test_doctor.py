@@ -1,5 +1,7 @@
 import hashlib
+import json
 import shutil
+from functools import cache, partial
 from pathlib import Path
 
 import msgspec
@@ -19,6 +21,7 @@ from sadstream.shards import Sample, iter_shard, read_index, write_shard
 from sadstream.teacher import CacheConfig, cache_teacher
 from sadstream.teacher_index import TEACHER_INDEX
 from sadstream.train import TrainConfig, train
+from sadstream_cli import cli
 from tests import tiny
 
 
@@ -99,8 +102,9 @@ def test_a_healthy_cache_is_found_healthy_by_itself_and_by_its_teacher(healthy, 
     assert lost == sorted(lost, reverse=True) and lost[-1] > 0
 
 
-@pytest.mark.parametrize("by", [-1, 1])
-def test_positions_that_are_off_by_one_are_found_and_stop_training(healthy, taught, tmp_path, by):
+def shifted(by: int, healthy: Path, out: Path) -> Path:
+    """Rows that stand where others belong."""
+
     def shift(arrays: TeacherArrays) -> TeacherArrays:
         rolled = {
             name: np.roll(getattr(arrays, name), by, axis=0)
@@ -108,12 +112,70 @@ def test_positions_that_are_off_by_one_are_found_and_stop_training(healthy, taug
         }
         return arrays._replace(**rolled)
 
-    folder = rewritten(healthy, tmp_path / "shifted", shift)
+    return rewritten(healthy, out, shift)
+
+
+def with_another_tokenizer(healthy: Path, out: Path) -> Path:
+    shutil.copytree(healthy, out)
+    tiny.make_tokenizer(n_extra=2).save_pretrained(out / "tokenizer")
+    return out
+
+
+def damaged(change, healthy: Path, out: Path) -> Path:
+    """Its shard's bytes changed; None: gone."""
+    shutil.copytree(healthy, out)
+    shard = out / "shard-000000.tar"
+    changed = change(bytearray(shard.read_bytes()))
+    shard.unlink() if changed is None else shard.write_bytes(changed)
+    return out
+
+
+FAULTS = {
+    "shifted by -1": partial(shifted, -1),
+    "shifted by 1": partial(shifted, 1),
+    "another tokenizer": with_another_tokenizer,
+    "flipped": partial(damaged, lambda data: data[:5000] + bytes([data[5000] ^ 4]) + data[5001:]),
+    "truncated": partial(damaged, lambda data: data[: len(data) // 2]),
+    "missing": partial(damaged, lambda data: None),
+}
+
+
+@pytest.fixture(scope="module")
+def with_fault(healthy, tmp_path_factory):
+    """The healthy cache with a fault of that name, made once."""
+
+    @cache
+    def made(name: str) -> Path:
+        return FAULTS[name](healthy, tmp_path_factory.mktemp("faults") / "teacher")
+
+    return made
+
+
+@pytest.mark.parametrize("by", [-1, 1])
+def test_positions_that_are_off_by_one_are_found_and_stop_training(with_fault, taught, tmp_path, by):
+    folder = with_fault(f"shifted by {by}")
     summary = examine(folder, teacher=str(taught))
     assert {"consistency", "alignment", "live"} <= set(wrong(summary))
     assert f"{-by:+d} places off" in wrong(summary)["alignment"]
     with pytest.raises(ManifestError, match="shifted"):
         train(TrainConfig(shards=str(folder), student=str(taught), out=str(tmp_path / "run"), updates=1), silent)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_command_exits_1_at_a_planted_fault_and_names_what_is_wrong(with_fault, fault, capsys):
+    assert cli.run(["doctor", str(with_fault(fault))]) == 1
+    told = capsys.readouterr().out
+    assert "  WRONG  " in told and "Something is wrong" in told
+    assert cli.run(["doctor", str(with_fault(fault)), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["ok"] is False
+
+
+def test_the_command_exits_0_where_nothing_is_wrong_and_1_with_another_teacher(healthy, taught, tiny_teacher, capsys):
+    assert cli.run(["doctor", str(healthy), "--teacher", str(taught), "--windows", "2"]) == 0
+    told = capsys.readouterr().out
+    assert "WRONG" not in told and told.endswith("Nothing is wrong.\n")
+    assert cli.run(["doctor", str(healthy), "--teacher", str(tiny_teacher), "--windows", "2"]) == 1
+    assert "  WRONG  live" in capsys.readouterr().out
 
 
 def test_a_capture_that_is_off_by_one_in_all_it_stores_is_found_by_alignment(healthy, tmp_path):
@@ -137,25 +199,13 @@ def test_another_teacher_is_found(healthy, tiny_teacher):
     assert {"teacher", "live", "live logged tokens"} == set(wrong(summary))
 
 
-def test_another_tokenizer_is_found(healthy, tmp_path):
-    folder = tmp_path / "teacher"
-    shutil.copytree(healthy, folder)
-    tiny.make_tokenizer(n_extra=2).save_pretrained(folder / "tokenizer")
-    assert {"files", "tokenizer"} == set(wrong(examine(folder)))
+def test_another_tokenizer_is_found(with_fault):
+    assert {"files", "tokenizer"} == set(wrong(examine(with_fault("another tokenizer"))))
 
 
 @pytest.mark.parametrize("fault", ["flipped", "truncated", "missing"])
-def test_damaged_files_are_found_by_name(healthy, tmp_path, fault):
-    folder = tmp_path / "teacher"
-    shutil.copytree(healthy, folder)
-    shard = folder / "shard-000000.tar"
-    data = bytearray(shard.read_bytes())
-    if fault == "flipped":
-        data[5000] ^= 4
-    shard.write_bytes(data[: len(data) // 2] if fault == "truncated" else data)
-    if fault == "missing":
-        shard.unlink()
-    found = wrong(examine(folder))
+def test_damaged_files_are_found_by_name(with_fault, fault):
+    found = wrong(examine(with_fault(fault)))
     assert {"files", "samples"} == set(found)
     assert all("shard-000000.tar" in says for says in found.values())
 
