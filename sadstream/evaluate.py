@@ -8,10 +8,16 @@ from typing import Any, Literal
 
 import msgspec
 
-from sadstream.collect import (
-    CollectConfig,
+from sadstream.environments.chosen import load_environment
+from sadstream.environments.protocol import Agent, Environment
+from sadstream.episode_log import EPISODES, EpisodeLog
+from sadstream.errors import ConfigError, ManifestError, RecordError
+from sadstream.manifest import MANIFEST, Input, StageFolder, describe_inputs, read_manifest, write_atomically, writing
+from sadstream.paths import TRAJECTORIES
+from sadstream.players import PromptChoice, is_model, label_of, load_player, player_facts, player_input
+from sadstream.playing import (
     Planned,
-    check_config,
+    check_play_options,
     chosen_tasks,
     drawn,
     environment_options,
@@ -21,13 +27,6 @@ from sadstream.collect import (
     read_tasks,
     trajectory_by,
 )
-from sadstream.environments.chosen import load_environment
-from sadstream.environments.protocol import Agent, Environment
-from sadstream.episode_log import EPISODES, EpisodeLog
-from sadstream.errors import ConfigError, ManifestError, RecordError
-from sadstream.manifest import MANIFEST, Input, StageFolder, describe_inputs, read_manifest, write_atomically, writing
-from sadstream.paths import TRAJECTORIES
-from sadstream.players import PromptChoice, is_model, label_of, load_player, player_facts, player_input
 from sadstream.policies import ModelAgent
 from sadstream.progress import Progress
 from sadstream.scores import (
@@ -100,12 +99,12 @@ def evaluate(config: EvaluateConfig, progress: Progress) -> dict[str, Any]:
         SadstreamError: environment, a model, tasks, reference, options or the output folder are not as they should be.
     """
     begin = time.monotonic()
-    as_collect = _as_collect(config)
-    check_config(as_collect)
+    check_play_options(config)
     if config.thoughts not in ("default", "count", "free"):
         raise ConfigError(f"--thoughts {config.thoughts}: unknown", hint="default, count or free")
     out = Path(config.out)
     labels = _labels(config.models)
+    named = read_tasks(Path(config.tasks)) if config.tasks else None
     options = model_options(config)
     named_files = [Input(Path(config.tasks).name, Path(config.tasks))] if config.tasks else []
     if config.reference:
@@ -121,11 +120,10 @@ def evaluate(config: EvaluateConfig, progress: Progress) -> dict[str, Any]:
     folder = StageFolder(out, "evaluate", decisive, [*describe_inputs(named_files, out), *players], may_grow="by-input")
     if folder.done is not None:
         return {**folder.done.totals, "out": config.out, "already_done": True}
-    environment = load_environment(config.env, environment_options(as_collect), seed=config.seed)
+    environment = load_environment(config.env, environment_options(config), seed=config.seed)
     if config.thoughts != "default":
         environment.thoughts_count = config.thoughts == "count"
-    named = read_tasks(Path(config.tasks)) if config.tasks else None
-    split = as_collect.split
+    split = config.split or _SPLITS.get(config.env, "test")
     tasks = drawn(chosen_tasks(environment, split, named, config.tasks), config.limit, config.seed)
     max_steps = config.max_steps or environment.max_steps
     plan = [Planned(task_id, number) for task_id in tasks for number in range(config.episodes_per_task)]
@@ -166,17 +164,6 @@ def evaluate(config: EvaluateConfig, progress: Progress) -> dict[str, Any]:
     files = [f"{label}/{name}" for label in labels for name in (TRAJECTORIES, EPISODES)]
     folder.finish(results, [*files, RESULTS, PICTURE])
     return {**results, "seconds": round(time.monotonic() - begin, 3), "out": config.out}
-
-
-def _as_collect(config: EvaluateConfig) -> CollectConfig:
-    """The options that `collect` has too."""
-    split = config.split or _SPLITS.get(config.env, "test")
-    shared = {
-        name: getattr(config, name)
-        for name in CollectConfig.__struct_fields__
-        if hasattr(config, name) and name != "split"
-    }
-    return CollectConfig(agent="", split=split, keep="all", **shared)
 
 
 def _labels(models: Sequence[str]) -> dict[str, str]:

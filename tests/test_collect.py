@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sadstream import scan_index
-from sadstream.collect import CollectConfig, Planned, collect, drawn, episode_seed
+from sadstream.collect import CollectConfig, collect
 from sadstream.episode_log import EPISODES, EpisodeLine, read_lines
 from sadstream.errors import ConfigError, InputError, ManifestError, SadstreamError, TaskError
 from sadstream.inspect import inspect_artefact, verify_artefact
 from sadstream.intervals import wilson
 from sadstream.manifest import load_manifest
 from sadstream.paths import TRAJECTORIES, find_logs
+from sadstream.playing import Planned, drawn, episode_seed
 from sadstream.progress import silent
 from sadstream.spans import SegmentConfig, segment_logs
 from sadstream_cli import cli

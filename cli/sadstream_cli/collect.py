@@ -5,33 +5,15 @@ from typing import Any
 
 import click
 
-from sadstream_cli.model_options import KeyValue, by_name, model_options
 from sadstream_cli.output import ProgressLine, json_option, print_facts, print_json, print_table
+from sadstream_cli.play_options import KeyValue, by_name, model_options, play_options
 
 
 @click.command("collect")
-@click.option("--env", required=True, help="alfworld, hotpotqa, webshop, or module:Class of your own.")
+@play_options
 @click.option("--agent", required=True, help="expert, random, module:Class of your own, or MODEL.")
-@click.option("--out", required=True, type=click.Path(), help="New folder for the trajectories.")
 @click.option("--split", default="train", show_default=True, help="Which of the environment's tasks.")
-@click.option(
-    "--tasks", default="", type=click.Path(), help="File of task ids, one a line.  [default: all of the split]"
-)
-@click.option("--limit", default=0, help="Tasks at most, drawn by the seed.  [default: all]")
-@click.option("--episodes-per-task", default=1, show_default=True, help="Play each task so often, with other seeds.")
-@click.option("--max-steps", default=0, help="Turns an episode.  [default: what the environment says]")
 @click.option("--keep", type=click.Choice(["won", "all"]), default="won", show_default=True, help="What to write.")
-@click.option("--seed", default=0, show_default=True, help="Of the agent's chance, of --limit, and of --shuffle.")
-@click.option("--shuffle", default=0, help="New games of each by re-placing things (ALFWorld).  [default: none]")
-@click.option("--data", default="", help="Path of the environment's data.  [default: what it comes with]")
-@click.option(
-    "--option",
-    "options",
-    type=KeyValue(),
-    multiple=True,
-    callback=by_name,
-    help="A further option of the environment's class; may be repeated.",
-)
 @click.option(
     "--agent-option",
     "agent_options",

@@ -4,21 +4,14 @@ from typing import Any
 
 import click
 
-from sadstream_cli.model_options import KeyValue, by_name, model_options
 from sadstream_cli.output import ProgressLine, json_option, print_facts, print_json, print_table
+from sadstream_cli.play_options import model_options, play_options
 
 
 @click.command("evaluate")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--env", required=True, help="alfworld, hotpotqa, webshop, or module:Class of your own.")
-@click.option("--out", required=True, type=click.Path(), help="New folder for episodes and results.")
+@play_options
 @click.option("--split", default="", help="Which tasks.  [default: valid_unseen, dev or test of the environment]")
-@click.option(
-    "--tasks", default="", type=click.Path(), help="File of task ids, one a line.  [default: all of the split]"
-)
-@click.option("--limit", default=0, help="Tasks at most, drawn by the seed.  [default: all]")
-@click.option("--episodes-per-task", default=1, show_default=True, help="Play each task so often, with other seeds.")
-@click.option("--max-steps", default=0, help="Turns an episode.  [default: what the environment says]")
 @click.option(
     "--thoughts",
     type=click.Choice(["default", "count", "free"]),
@@ -26,19 +19,7 @@ from sadstream_cli.output import ProgressLine, json_option, print_facts, print_j
     show_default=True,
     help="Whether a turn that only thinks uses up one of --max-steps.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of chance, --limit, --shuffle and intervals.")
 @click.option("--reference", default="", type=click.Path(), help="Span shards to compare thoughts with (CoT match).")
-@click.option("--shuffle", default=0, help="New games of each by re-placing things (ALFWorld).  [default: none]")
-@click.option("--data", default="", help="Path of the environment's data.  [default: what it comes with]")
-@click.option(
-    "--option",
-    "options",
-    type=KeyValue(),
-    multiple=True,
-    callback=by_name,
-    help="A further option of the environment's class; may be repeated.",
-)
-@click.option("--timeout", default=300.0, show_default=True, help="Seconds that a server's answer may take.")
 @model_options
 @json_option
 def command(as_json: bool, models: tuple[str, ...], **options: Any) -> None:
