@@ -26,7 +26,7 @@ from sadstream.sample_stream import SampleStream
 from sadstream.samples import SampleFolder
 from sadstream.stopping import refuse_bad_update, watching_for_interrupt
 from sadstream.stream import Collate, Split
-from sadstream.students import make_student, merge_adapters
+from sadstream.students import compile_body, make_student, merge_adapters, packs
 from sadstream.train_config import METRICS, TrainConfig, is_over_everything, mix_weights
 
 
@@ -48,17 +48,22 @@ def run_updates(
     device = ranks.device(pick_device(config.device))
     dtype = pick_dtype(config.dtype, device)
 
-    def record() -> None:
+    def resolve(facts: dict[str, Any]) -> None:
         if folder is not None:
-            folder.resolve({"device": device.type, "dtype": str(dtype).removeprefix("torch.")})
+            folder.resolve_more(facts)
 
-    ranks.first_does(record)
+    ranks.first_does(partial(resolve, {"device": device.type, "dtype": str(dtype).removeprefix("torch.")}))
     budget = config.micro_batch_tokens or (1 if device.type == "cpu" else 16_384)
 
     model = make_student(config, student, device)
+    is_packed = packs(model, config.packing, device, student)
+    ranks.first_does(partial(resolve, {"packed": is_packed}))
+    if config.compile:
+        compile_body(model)
     vocab_size = int(model.get_output_embeddings().weight.shape[0])
     make = Collate(
         micro_tokens=budget,
+        packed=is_packed,
         everything=is_over_everything(config),
         vocab_size=vocab_size,
         pin=device.type == "cuda",
@@ -126,6 +131,7 @@ def run_updates(
                 f"reason {sums.reason:.3f} act {sums.act:.3f} nats, {n_new / (time.monotonic() - begin):.0f} tokens/s"
             )
             note += f", {1 - n_new / max(1, n_side):.0%} padding, {_peak_memory(device) / 1e9:.1f} GB"
+            note += ", packed" if is_packed else ", padded"
             progress(number + 1, n_updates, "updates", note)
 
             is_last, is_best = number + 1 == n_updates, False
@@ -164,6 +170,7 @@ def run_updates(
         "eval_after": after,
         "eval_unigram": unigram,
         "eval_best": {"update": state.best_update, "kl": state.best_kl} if state.best_update else None,
+        "packed": is_packed,
         "padding_share": round(1 - state.n_tokens / max(1, state.n_padded), 4),
     }
     n_new = state.n_tokens - tokens_before

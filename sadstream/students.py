@@ -1,4 +1,4 @@
-"""Students made ready to learn: loaded or at random, with adapters, recomputed or compiled."""
+"""Students made ready to learn: loaded or at random, with adapters, recomputed or compiled, packed or not."""
 
 import warnings
 from pathlib import Path
@@ -8,7 +8,8 @@ import torch
 
 from sadstream.errors import ConfigError, ModelError
 from sadstream.models import check_head, load_config, load_model
-from sadstream.train_config import TrainConfig
+from sadstream.packing import takes_packed_rows
+from sadstream.train_config import Packing, TrainConfig
 
 
 def make_student(config: TrainConfig, path: Path, device: torch.device) -> Any:
@@ -30,10 +31,32 @@ def make_student(config: TrainConfig, path: Path, device: torch.device) -> Any:
             # It has another name in newer versions of transformers, beside this one.
             warnings.simplefilter("ignore", FutureWarning)
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if config.compile:
-        # Windows differ in length: without this, each length would be compiled anew.
-        model.base_model.compile(dynamic=True)
     return model
+
+
+def packs(model: Any, packing: Packing, device: torch.device, path: Path) -> bool:
+    """Whether windows are laid behind one another in rows.
+
+    Args:
+        device: that `auto` looks at. path: of the model, for the message.
+    Raises:
+        ModelError: they are to be, and the model does not keep them apart.
+    """
+    if packing == "no" or (packing == "auto" and device.type == "cpu"):
+        return False
+    takes = takes_packed_rows(model)
+    if packing == "yes" and not takes:
+        raise ModelError(
+            f'packing = "yes": {path}: {type(model).__name__} does not keep windows in one row apart',
+            hint='"auto" pads where a model cannot pack',
+        )
+    return takes
+
+
+def compile_body(model: Any) -> None:
+    """Have torch compile what is before the head, in place, at its first call."""
+    # Windows differ in length: without this, each length would be compiled anew.
+    model.base_model.compile(dynamic=True)
 
 
 def _random_model(path: Path, seed: int, device: torch.device) -> Any:

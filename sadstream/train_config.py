@@ -17,6 +17,7 @@ Reduction = Literal["sum", "mean"]
 Curriculum = Literal["none", "complexity", "depth"]
 Schedule = Literal["cosine", "linear", "wsd"]
 Init = Literal["pretrained", "random"]
+Packing = Literal["auto", "yes", "no"]
 METRICS = "metrics.jsonl"
 
 
@@ -48,6 +49,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         save_every, keep: updates between checkpoints; how many of the last are kept.
         eval_every: updates between measures of the held-out split, of which the best has its checkpoint kept; 0 is
             before and after training only.
+        packing: lay windows one behind the other in rows, each as if it stood alone: `yes` (a model that cannot is
+            refused), `no`, or `auto`, on a GPU where the model can.
         gradient_checkpointing: recompute activations: less memory, a third more time.
         compile: by torch.compile; the first updates take minutes.
         lora_rank: of adapters in all linear layers but the head, merged into the model at the end; 0 is none: all
@@ -92,6 +95,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     keep: int = 2
     eval_every: int = 0
     init: Init = "pretrained"
+    packing: Packing = "auto"
     gradient_checkpointing: bool = False
     compile: bool = False
     lora_rank: int = 0
@@ -237,6 +241,7 @@ _ALLOWED = {
     "curriculum": get_args(Curriculum),
     "schedule": get_args(Schedule),
     "init": get_args(Init),
+    "packing": get_args(Packing),
 }
 _LEAST = {
     "updates": 0,
@@ -279,6 +284,7 @@ ONLY_IN_FILES = (
     "spike",
     "keep",
     "init",
+    "packing",
     "gradient_checkpointing",
     "compile",
     "lora_rank",

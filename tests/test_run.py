@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from sadstream.errors import ConfigError, ModelError, TrainingError
 from sadstream.models import apply_head, hidden_states, load_config, load_model
 from sadstream.stopping import refuse_bad_update
-from sadstream.students import make_student, merge_adapters
+from sadstream.students import make_student, merge_adapters, packs
 from sadstream.train_config import ONLY_IN_FILES, TrainConfig
 from tests.test_train import Stop, run, same, stop_after, weights_of
 
@@ -118,6 +118,42 @@ def test_recomputed_activations_give_the_same_update(tiny_cache, tiny_student, t
     run(tiny_cache, tiny_student, tmp_path / "plain")
     run(tiny_cache, tiny_student, tmp_path / "recomputed", gradient_checkpointing=True)
     assert same(tmp_path / "plain", tmp_path / "recomputed", tolerance=1e-6)
+
+
+def test_packed_windows_make_the_same_run_and_it_says_which(tiny_cache, tiny_student, tmp_path):
+    notes: list[str] = []
+
+    def listen(done: int, total: int | None, unit: str, note: str = "") -> None:
+        notes.append(note)
+
+    options = {"lr": 1e-4, "eval_every": 2, "batch_tokens": 2000}
+    padded = run(tiny_cache, tiny_student, tmp_path / "padded", **options)
+    packed = run(
+        tiny_cache, tiny_student, tmp_path / "packed", listen, packing="yes", micro_batch_tokens=700, **options
+    )
+    assert packed["packed"] and not padded["packed"]  # "auto" on a CPU
+    assert sum(note.endswith(", packed") for note in notes) == 3
+    assert same(tmp_path / "packed", tmp_path / "padded", tolerance=1e-6)
+    for one, other in zip(rows_of(tmp_path / "packed"), rows_of(tmp_path / "padded"), strict=True):
+        assert one.pop("eval", {}) == pytest.approx(other.pop("eval", {}), rel=1e-5)
+        assert one == pytest.approx(other, rel=1e-4)
+    for name in ("eval_before", "eval_after"):
+        assert packed[name] == pytest.approx(padded[name], rel=1e-5)
+
+
+def test_a_model_that_cannot_pack_is_refused_or_padded(tiny_cache, tiny_student, tmp_path):
+    from tests.test_models import KNOWN, make
+
+    student = make(
+        "OPTConfig", {**KNOWN["OPTConfig"], "vocab_size": 340, "max_position_embeddings": 512}, tmp_path / "s"
+    )
+    with pytest.raises(ModelError, match="OPTForCausalLM does not keep windows in one row apart"):
+        run(tiny_cache, student, tmp_path / "run", packing="yes")
+    gpu = torch.device("cuda")
+    assert not packs(load_model(student, CPU, torch.float32), "auto", gpu, student)
+    llama = load_model(tiny_student, CPU, torch.float32)
+    assert packs(llama, "auto", gpu, tiny_student) and packs(llama, "yes", CPU, tiny_student)
+    assert not packs(llama, "auto", CPU, tiny_student) and not packs(llama, "no", gpu, tiny_student)
 
 
 def test_recomputing_does_recompute(tiny_student):

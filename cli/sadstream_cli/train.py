@@ -103,6 +103,7 @@ def command(ctx: click.Context, as_json: bool, config: str, **options: Any) -> N
             ("updates", summary["n_updates"]),
             ("tokens", summary["n_tokens"]),
             ("samples", f"{summary['n_train']} trained on, {summary['n_holdout']} held out"),
+            ("windows", "packed" if summary.get("packed") else "padded"),
             ("padding share", summary["padding_share"]),
             ("least held-out KL", summary.get("eval_best")),
             ("tokens a second", summary.get("tokens_per_second")),
