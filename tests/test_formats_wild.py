@@ -241,3 +241,20 @@ def test_tags_act_in_blocks_as_in_strings(tmp_path):
     chat = [{"role": "user", "content": "Who?"}, with_blocks({"role": "assistant", "content": said})]
     (run,) = runs(tmp_path / "log.json", {"messages": chat})
     assert kinds(run) == ["context", "reason", "act"]
+
+
+@pytest.mark.parametrize("change", [with_blocks, lambda m: {"tool_calls": None, **m}])
+def test_webvoyager_and_mini_swe_agent_may_say_it_in_blocks_or_with_nulls(tmp_path, change):
+    browsing = [
+        {"role": "user", "content": "Now given a task: find it. Please interact with x"},
+        {"role": "assistant", "content": "Thought: there.\n\nAction: Click [3]"},
+        {"role": "user", "content": "Observation: a page"},
+    ]
+    coding = [
+        {"role": "user", "content": "Fix it."},
+        {"role": "assistant", "content": "I look.\n```bash\nls\n```"},
+        {"role": "user", "content": "<returncode>0</returncode>\n<output>a</output>"},
+    ]
+    for messages, name in ((browsing, "webvoyager"), (coding, "mini-swe-agent")):
+        (run,) = runs(tmp_path / "log.json", [change(message) for message in messages])
+        assert (run.source.format, kinds(run)) == (name, ["context", "reason", "act", "observation"])

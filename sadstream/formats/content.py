@@ -1,5 +1,7 @@
 """Message content of many shapes: a string, null, or a list of blocks, some of which are no text."""
 
+from typing import Any
+
 import msgspec
 
 from sadstream.formats.verbatim import Json, fields_of, is_object, items_of, string_of, text_of
@@ -43,3 +45,15 @@ def _placeholder(block: msgspec.Raw) -> str:
     mime = next((string_of(f[name]) for f in (fields, inner) for name in _MIME if name in f), None)
     kind = string_of(fields.get("type")) or "media"
     return f"[{kind}: {mime}]" if mime else f"[{kind}]"
+
+
+def texts_in(content: Any) -> list[str]:
+    """The texts of a decoded content: itself, or its blocks'.
+
+    >>> texts_in("a"), texts_in([{"type": "text", "text": "b"}, {"type": "image"}]), texts_in(None)
+    (['a'], ['b'], [])
+    """
+    if isinstance(content, str):
+        return [content]
+    blocks = content if isinstance(content, list) else []
+    return [b["text"] for b in blocks if isinstance(b, dict) and isinstance(b.get("text"), str)]

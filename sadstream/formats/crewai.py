@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from sadstream.formats import tags
+from sadstream.formats.content import texts_in
 from sadstream.formats.kinds import RecordFormat
 from sadstream.formats.outcomes import outcome_fields
 from sadstream.formats.pieces import Piece, unreadable, verbatim
@@ -39,16 +40,11 @@ def recognise(record: Any) -> bool:
     messages = record.get("messages") if isinstance(record, dict) else record
     if not isinstance(messages, list) or not messages or not all(_is_message(m) for m in messages):
         return False
-    turns = (m["content"] for m in messages if m["role"] == "assistant")
-    said = [text for content in turns for text in ([content] if isinstance(content, str) else _block_texts(content))]
+    said = [text for m in messages if m["role"] == "assistant" for text in texts_in(m["content"])]
     own = {label[0] for text in said for label in _OWN.finditer(text)}
     if "Action Input:" not in own and not (own and any(_THOUGHT_OR_ACTION.search(text) for text in said)):
         return False
     return not any(tags.acts(text) for text in said)
-
-
-def _block_texts(blocks: list[Any]) -> list[str]:
-    return [b["text"] for b in blocks if isinstance(b, dict) and isinstance(b.get("text"), str)]
 
 
 def _is_message(value: Any) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from sadstream.formats.content import content_of
+from sadstream.formats.content import content_of, texts_in
 from sadstream.formats.kinds import RecordFormat
 from sadstream.formats.outcomes import outcome_fields
 from sadstream.formats.pieces import Piece, call, context, observation, thought, unreadable, verbatim
@@ -38,8 +38,8 @@ def recognise(record: Any) -> bool:
         return isinstance(name, str) and name.startswith("mini-swe-agent") and isinstance(record.get("messages"), list)
     if not isinstance(record, list) or not all(_is_message(m) for m in record):
         return False
-    spoken = [m["content"] for m in record if m["role"] == "assistant"]
-    answers = [m["content"] for m in record if m["role"] == "user"]
+    spoken = [text for m in record if m["role"] == "assistant" for text in texts_in(m["content"])]
+    answers = [text for m in record if m["role"] == "user" for text in texts_in(m["content"])]
     return any(sign in text for text in spoken for sign in _BLOCK_SIGNS) and any(
         _RETURN_CODE.match(text) for text in answers
     )
@@ -73,7 +73,9 @@ def _is_task(piece: Piece) -> bool:
 
 
 def _is_message(message: Any) -> bool:
-    return isinstance(message, dict) and message.get("role") in _ROLES and isinstance(message.get("content"), str)
+    return (
+        isinstance(message, dict) and message.get("role") in _ROLES and isinstance(message.get("content"), str | list)
+    )
 
 
 def _pieces(messages: Sequence[Fields]) -> Iterator[Piece]:

@@ -9,7 +9,7 @@ import msgspec
 from sadstream.errors import RecordError
 from sadstream.formats import tags
 from sadstream.formats.anthropic import user_pieces
-from sadstream.formats.content import content_of
+from sadstream.formats.content import content_of, texts_in
 from sadstream.formats.dialects import dialect_of
 from sadstream.formats.kinds import RecordFormat
 from sadstream.formats.outcomes import outcome_fields, remaining
@@ -51,7 +51,7 @@ def recognise_tagged(record: Any) -> bool:
         messages is not None
         and not is_logged_call(record)
         and not any(m.get("tool_calls") for m in messages)
-        and any(_is_agent(m) and any(tags.acts(text) for text in _said_in(m.get("content"))) for m in messages)
+        and any(_is_agent(m) and any(tags.acts(text) for text in texts_in(m.get("content"))) for m in messages)
     )
 
 
@@ -168,15 +168,7 @@ def _first_request(pieces: list[Piece]) -> str | None:
 def _is_tagged(messages: list[Fields]) -> bool:
     """Whether the agent acts by tags: then the chat stays verbatim, and what comes back needs no label."""
     said = (m.get("content") for m in messages if AUTHORS.get(text_of(m.get("role"))) == "agent")
-    return any(tags.acts(text) for raw in said for text in _said_in(msgspec.json.decode(raw or b"null")))
-
-
-def _said_in(content: Any) -> list[str]:
-    """The texts of a message's content, or of its blocks."""
-    if isinstance(content, str):
-        return [content]
-    blocks = content if isinstance(content, list) else []
-    return [b["text"] for b in blocks if isinstance(b, dict) and isinstance(b.get("text"), str)]
+    return any(tags.acts(text) for raw in said for text in texts_in(msgspec.json.decode(raw or b"null")))
 
 
 def message_pieces(fields: Fields, *, index: int, acted: bool, tagged: bool = False) -> list[Piece]:

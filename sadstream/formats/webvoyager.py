@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from sadstream.formats.content import texts_in
 from sadstream.formats.kinds import RecordFormat
 from sadstream.formats.pieces import Piece, unreadable, verbatim
 from sadstream.formats.verbatim import fields_of, items_of, json_object, noted, rest, string_of, text_of
@@ -21,7 +22,7 @@ def recognise(record: Any) -> bool:
     if not isinstance(messages, list) or not messages or not all(_is_message(m) for m in messages):
         return False
     first = next((m["content"] for m in messages if m["role"] == "assistant"), None)
-    return isinstance(first, str) and _ACTION.search(first) is not None
+    return any(_ACTION.search(text) for text in texts_in(first))
 
 
 def _is_message(value: Any) -> bool:
@@ -30,7 +31,7 @@ def _is_message(value: Any) -> bool:
         and isinstance(value.get("role"), str)
         and value["role"] in _AUTHORS
         and isinstance(value.get("content"), str | list)
-        and "tool_calls" not in value
+        and not value.get("tool_calls")
     )
 
 
