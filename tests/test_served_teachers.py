@@ -13,6 +13,7 @@ from sadstream.models import load_model
 from sadstream.progress import silent
 from sadstream.teacher import CacheConfig, cache_teacher
 from sadstream.tokens import ACT, REASON
+from sadstream_cli import cli
 from tests import tiny
 from tests.chat_templates import chat_tokenizer
 from tests.servers import send, serving
@@ -185,6 +186,48 @@ def test_a_rendering_that_was_asked_for_and_cannot_be_is_named(tmp_path, tiny_te
         cache(spans, tiny_teacher, tmp_path / "out", render="chat")
     summary = cache(spans, tiny_teacher, tmp_path / "other")
     assert summary["n_rendered"] == {"text": 2, "chat": 0}
+
+
+def test_runs_that_a_template_refuses_are_counted_by_reason_and_said(tmp_path, capsys):
+    records = [chat_record(1), chat_record(2), chat_record(3), {"id": "text-1", "text": tiny.react_text(1)}]
+    for record in records[1:3]:
+        record["messages"][3]["content"] = "First. <think>So.</think> Then."
+    # The same in another step.
+    del records[2]["messages"][1:3]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    spans, teacher = str(tmp_path / "spans"), str(chat_teacher(tmp_path))
+    segment_logs(SegmentConfig(logs=(str(tmp_path / "log.jsonl"),), out=spans, holdout=0), silent)
+    reason = "its chat template drops the agent's words in the agent's message"
+    out = ["cache-teacher", spans, "--teacher", teacher, "--out", str(tmp_path / "out")]
+    for more in (["--dry-run"], [], []):
+        assert cli.run([*out, *more, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["n_refused_by_template"] == {reason: 2}
+    assert cli.run(out) == 0
+    assert f"As text, not through the chat template: 2 run(s) of messages. {reason}" in capsys.readouterr().out
+    assert scan_index(tmp_path / "out").collect().filter(render="text").height == 3
+    assert cache(spans, teacher, tmp_path / "text", render="text")["n_refused_by_template"] == {}
+
+
+def test_a_step_longer_than_a_window_is_cut_and_counted_and_none_of_it_is_lost(tmp_path, capsys):
+    long = chat_record(1)
+    long["messages"][3]["content"] = "It was Oslo, and I say so again. " * 9
+    (tmp_path / "log.jsonl").write_text(json.dumps(long) + "\n")
+    spans, teacher = str(tmp_path / "spans"), chat_teacher(tmp_path)
+    segment_logs(SegmentConfig(logs=(str(tmp_path / "log.jsonl"),), out=spans, holdout=0), silent)
+    whole = cache(spans, teacher, tmp_path / "whole", max_length=500)
+    assert whole["n_cut_steps"] == 0
+    summary = cache(spans, teacher, tmp_path / "cut", max_length=80)
+    assert summary["n_samples"] >= summary["n_cut_steps"] > 2
+    assert summary["n_supervised"] == whole["n_supervised"]
+    command = ["cache-teacher", spans, "--teacher", str(teacher), "--out", str(tmp_path / "cut"), "--top-k", "8"]
+    assert cli.run([*command, "--max-length", "80"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"windows that cut a step {summary['n_cut_steps']}" in said
+    learnt = [
+        np.concatenate([arrays["token_ids"][arrays["positions"]] for arrays in samples_of(tmp_path / name)])
+        for name in ("whole", "cut")
+    ]
+    np.testing.assert_array_equal(*learnt)
 
 
 def test_another_rendering_is_another_cache(tmp_path):
