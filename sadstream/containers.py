@@ -137,6 +137,9 @@ def _is_container(value: Any, is_record: Callable[[Any], bool], depth: int = _DE
     if not isinstance(value, dict | list) or is_record(value):
         return False
     children = list(itertools.islice(value.values() if isinstance(value, dict) else value, _CHILDREN_LOOKED_AT))
+    if depth < _DEPTH:
+        # Deep in a value a string with labels is a prompt or a stop word more often than a run.
+        children = [child for child in children if isinstance(child, dict | list)]
     if any(is_record(child) for child in children):
         return True
     return depth > 1 and any(_is_container(child, is_record, depth - 1) for child in children)

@@ -258,3 +258,12 @@ def test_webvoyager_and_mini_swe_agent_may_say_it_in_blocks_or_with_nulls(tmp_pa
     for messages, name in ((browsing, "webvoyager"), (coding, "mini-swe-agent")):
         (run,) = runs(tmp_path / "log.json", [change(message) for message in messages])
         assert (run.source.format, kinds(run)) == (name, ["context", "reason", "act", "observation"])
+
+
+def test_a_prompt_full_of_labels_is_no_run(tmp_path):
+    prompt = {"role": "system", "content": "Use this form:\nThought: think\nAction: act\nObservation: see"}
+    record = {"model": "x", "stop": ["Observation:"], "messages": [prompt, {"role": "user", "content": "Who?"}]}
+    (tmp_path / "log.jsonl").write_text(json.dumps(record) + "\n")
+    (row,) = rows(tmp_path / "log.jsonl")
+    assert (row["source"]["format"], row["refused"]) == ("openai-chat", None)
+    assert [span["kind"] for span in row["spans"]] == ["context", "context"]

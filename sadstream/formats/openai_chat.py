@@ -39,9 +39,20 @@ _FOREIGN_BLOCKS = ("tool_use", "tool_result", "redacted_thinking", "server_tool_
 
 
 def recognise(record: Any) -> bool:
-    """A list of messages with known roles, an agent's among them; bare, or under a usual name."""
+    """A list of messages with known roles, an agent's among them; bare, or under a usual name.
+
+    A request without reply is such a chat, in which nobody acts.
+    """
     name, messages = _messages(record)
-    return messages is not None and not _is_foreign(record, name, messages)
+    if messages is None:
+        return _is_request(record)
+    return not _is_foreign(record, name, messages)
+
+
+def _is_request(record: Any) -> bool:
+    if not isinstance(record, dict) or not is_chat(record.get("messages")):
+        return False
+    return not any(isinstance(v, str) and dialect_of(v) for v in record.values())
 
 
 def recognise_tagged(record: Any) -> bool:
@@ -57,7 +68,9 @@ def recognise_tagged(record: Any) -> bool:
 
 def read(record: Any, raw: bytes) -> Iterable[Draft]:
     """One trajectory; the record's other fields go to outcome, tools and `extra`."""
-    name, _ = _messages(record)
+    name, messages = _messages(record)
+    if messages is None:
+        name = "messages"
     if not name:
         yield conversation(items_of(raw))
         return

@@ -15,10 +15,13 @@ _SIMPLE = {"text", "id", "task", "success", "reward"}
 
 
 def recognise(record: Any) -> bool:
-    """A bare string with labels at line starts, a record with such a string, or `{"text": ...}`."""
+    """A bare string with labels at line starts, a record with such a string, or `{"text": ...}`.
+
+    One message of a chat is no run.
+    """
     if isinstance(record, str):
         return dialect_of(record) is not None
-    return isinstance(record, dict) and (_is_simple(record) or _run_field(record) is not None)
+    return isinstance(record, dict) and "role" not in record and (_is_simple(record) or _run_field(record) is not None)
 
 
 def read(record: Any, raw: bytes) -> Iterable[Draft]:
