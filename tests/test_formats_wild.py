@@ -267,3 +267,14 @@ def test_a_prompt_full_of_labels_is_no_run(tmp_path):
     (row,) = rows(tmp_path / "log.jsonl")
     assert (row["source"]["format"], row["refused"]) == ("openai-chat", None)
     assert [span["kind"] for span in row["spans"]] == ["context", "context"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "run"), [("input", "output"), ("prompt", "completion"), ("prompt", "response"), ("query", "response")]
+)
+def test_a_prompt_and_the_run_beside_it_are_told_apart(tmp_path, prompt, run):
+    examples = "Question: a?\nThought 1: x\nAction 1: Finish[x]\n(END OF EXAMPLES)\nQuestion: Who?\n"
+    said = "Thought 1: Look.\nAction 1: Search[b]\nObservation 1: A dog.\n"
+    (found,) = runs(tmp_path / "log.json", [{prompt: examples, run: said}])
+    assert kinds(found) == ["context", "reason", "act", "observation"]
+    assert (found.task, found.text) == ("Who?", examples + said)

@@ -11,6 +11,15 @@ from sadstream.formats.pieces import context
 from sadstream.formats.verbatim import fields_of
 from sadstream.frames import Draft
 
+# Names of a prompt and of the run that answers it, in data to train on.
+_TRAINED = (
+    (("instruction", "input"), "output"),
+    (("instruction", "input"), "response"),
+    (("input",), "output"),
+    (("prompt",), "completion"),
+    (("prompt",), "response"),
+    (("query",), "response"),
+)
 _SIMPLE = {"text", "id", "task", "success", "reward"}
 
 
@@ -52,28 +61,38 @@ def read(record: Any, raw: bytes) -> Iterable[Draft]:
 
 
 def is_alpaca(record: Any) -> bool:
-    """`instruction` and, in `output`, a run."""
-    return (
-        isinstance(record, dict)
-        and isinstance(record.get("instruction"), str)
-        and isinstance(record.get("input", ""), str)
-        and isinstance(record.get("output"), str)
-        and dialect_of(record["output"]) is not None
-    )
+    """A prompt, and a run beside it, under names that data to train on has: `instruction`, `input` and `output`."""
+    return isinstance(record, dict) and _prompt_and_run(record) is not None
 
 
 def read_alpaca(record: Any, raw: bytes) -> Iterable[Draft]:
-    """One trajectory: instruction and input are the prompt, the output is cut by its labels."""
-    prompt = [name for name in ("instruction", "input") if record.get(name)]
-    outcome = outcome_fields({key: value for key, value in record.items() if key not in ("input", "output")})
-    mapped = outcome.pop("mapped") | {"instruction", "input", "output"}
+    """One trajectory: the prompt is context, the run is cut by its labels."""
+    found = _prompt_and_run(record)
+    assert found is not None
+    prompt, name = [n for n in found[0] if record.get(n)], found[1]
+    outcome = outcome_fields({k: v for k, v in record.items() if k not in ("input", name)})
+    mapped = outcome.pop("mapped") | {*found[0], name}
+    asked = "\n".join(record[n] for n in prompt)
+    outcome.setdefault("task", _task(asked))
     fields = fields_of(raw)
-    run = record["output"]
-    pieces = [context(record[name], message=index) for index, name in enumerate(prompt)]
+    run = record[name]
+    pieces = [context(record[n], message=index) for index, n in enumerate(prompt)]
     pieces.append({"kind": None, "author": None, "message": len(prompt), "text": run, "suffix": ""})
     yield Draft(
         dialect=dialect_of(run), pieces=pieces, extra=remaining(fields, mapped), **{**finish_line(run), **outcome}
     )
+
+
+def _prompt_and_run(record: dict[str, Any]) -> tuple[tuple[str, ...], str] | None:
+    for prompts, run in _TRAINED:
+        if (
+            isinstance(record.get(prompts[0]), str)
+            and all(isinstance(record.get(name, ""), str) for name in prompts)
+            and isinstance(record.get(run), str)
+            and dialect_of(record[run]) is not None
+        ):
+            return prompts, run
+    return None
 
 
 def _is_simple(record: dict[str, Any]) -> bool:
@@ -93,7 +112,12 @@ def _task(text: str) -> str | None:
 
 
 FORMATS = (
-    RecordFormat("alpaca", "`instruction` and a run in `output` (FireAct, Alpaca)", is_alpaca, read_alpaca),
+    RecordFormat(
+        "alpaca",
+        "a prompt and a run beside it: `instruction` or `input`, and `output` (FireAct, Alpaca)",
+        is_alpaca,
+        read_alpaca,
+    ),
     RecordFormat(
         "transcript",
         'records with a run as one string: `{"text": ...}`, KnowAgent, ALFWorld prompts',
