@@ -35,6 +35,8 @@ _NO_OUTCOME = ("task", "question", "instruction", "goal", "name")
 _THINKING = ("reasoning_content", "reasoning", "thinking")
 _ENCRYPTED = ("reasoning_details", "thinking_blocks", "thought_signature", "reasoning_signature")
 _USUAL_ROLES = {"system": "system", "user": "user", "agent": "assistant", "environment": "tool"}
+# Bedrock's: calls and results that would be taken for pictures.
+_CONVERSE_BLOCKS = {"toolUse", "toolResult", "reasoningContent"}
 _FOREIGN_BLOCKS = ("tool_use", "tool_result", "redacted_thinking", "server_tool_use", "mcp_tool_use", "function_call")
 
 
@@ -151,7 +153,10 @@ def _is_foreign(record: Any, name: str, messages: list[dict[str, Any]]) -> bool:
 
 def _has_foreign_block(message: dict[str, Any]) -> bool:
     content = message.get("content")
-    kinds = [b.get("type") for b in content if isinstance(b, dict)] if isinstance(content, list) else []
+    blocks = [b for b in content if isinstance(b, dict)] if isinstance(content, list) else []
+    if any(not _CONVERSE_BLOCKS.isdisjoint(b) for b in blocks):
+        return True
+    kinds = [b.get("type") for b in blocks]
     return any(k in _FOREIGN_BLOCKS for k in kinds if isinstance(k, str))
 
 
