@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from sadstream import losses
 from sadstream.ask import distribution
 from sadstream.errors import ConfigError, ShapeError
-from sadstream.losses import hard_loss, soft_loss, span_weights, token_losses, weighted_loss
+from sadstream.losses import (
+    hard_loss,
+    soft_loss,
+    span_weights,
+    student_buckets,
+    teacher_buckets,
+    token_losses,
+    weighted_loss,
+)
 from sadstream.models import Head
 from tests.strategies import Teacher, teacher_of, topk
 
@@ -118,6 +126,20 @@ def test_temperature_beta_and_cross_entropy_are_those_of_the_dense_formula(
     torch.testing.assert_close(
         gradient(ours, ours_logits).double(), gradient(exact, exact_logits), rtol=2e-3, atol=1e-4 * size
     )
+
+
+@pytest.mark.parametrize("n_ids", [8, 30])
+def test_buckets_are_float32_whatever_comes_in_and_not_tempered_unless_asked(n_ids):
+    teacher = teacher_of(np.random.default_rng(0).normal(0, 2, (6, 30)), n_ids)
+    targets = targets_of(teacher)
+    logprobs, tail = targets["topk_logprobs"].bfloat16(), targets["tail_mass"].bfloat16()
+    ours = teacher_buckets(logprobs, tail, 30)
+    assert ours.dtype == torch.float32
+    assert torch.equal(ours, teacher_buckets(logprobs.float(), tail.float(), 30, 1.0))
+    logits = student_of(teacher, 1, 2).bfloat16()
+    ours = student_buckets(logits, targets["topk_ids"], logprobs)
+    assert ours.dtype == torch.float32
+    assert torch.equal(ours, student_buckets(logits.float(), targets["topk_ids"], logprobs.float(), 1.0))
 
 
 def test_a_cut_row_does_not_depend_on_the_ids_that_fill_it_up():

@@ -218,6 +218,7 @@ def test_a_step_is_cut_only_if_it_is_longer_than_a_window(case):
 
 
 @given(supervisions())
+@example((np.array([False, *[True] * 18]), np.repeat([-1, 0, 1, 2, 3, 4, 5], [1, *[3] * 6]), 8))  # two fit in each
 def test_a_window_is_closed_only_if_the_next_step_does_not_fit(case):
     supervised, steps, max_length = case
     windows = cut_windows(supervised, steps, max_length, prompt_stop=prompt_of(supervised))
