@@ -8,6 +8,7 @@ how many tokens each kill made it ask about again. Exits 1 if a byte differs, or
 """
 
 import argparse
+import json
 import os
 import random
 import signal
@@ -46,9 +47,12 @@ def asked(log: Path) -> list[int]:
 
 
 def committed(out: Path) -> list[int]:
-    """Tokens of each shard that the manifest has."""
-    shards = load_manifest(out).shards if (out / MANIFEST).exists() else []
-    return [pl.read_parquet(out / index_name(shard.name))["n_tokens"].sum() for shard in shards]
+    """Tokens of each shard that a finished folder or an unfinished one's journal names."""
+    if (out / "journal.jsonl").exists():
+        names = [json.loads(line)["name"] for line in (out / "journal.jsonl").read_text().split("\n")[:-1]]
+    else:
+        names = [shard.name for shard in load_manifest(out).shards] if (out / MANIFEST).exists() else []
+    return [pl.read_parquet(out / index_name(name))["n_tokens"].sum() for name in names]
 
 
 def content(folder: Path) -> dict[str, bytes]:
