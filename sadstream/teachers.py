@@ -13,7 +13,7 @@ Backend = Literal["transformers", "vllm", "openai"]
 Packing = Literal["auto", "on", "off"]
 
 # Attention is computed for the whole width of a row and masked, so wider rows cost more than their filling saves.
-_ROW_TOKENS = 1024
+_ROW_TOKENS = 512
 _GPU_TOKENS = 16_384
 
 

@@ -79,9 +79,9 @@ def test_a_teacher_says_how_it_takes_windows(tiny_teacher, tmp_path):
 
     assert told() == told(packing="off") == ("one window at a time", 1, 0)
     assert told(batch_tokens=900) == ("padded, sorted by length", 900, 0)
-    assert told(packing="on") == ("packed in rows of 1,024 tokens", 1024, 1024)
-    assert told(packing="on", batch_tokens=900) == ("packed in rows of 900 tokens", 900, 900)
-    assert told(packing="on", batch_tokens=9000) == ("packed in rows of 1,024 tokens", 9000, 1024)
+    assert told(packing="on") == ("packed in rows of 512 tokens", 512, 512)
+    assert told(packing="on", batch_tokens=300) == ("packed in rows of 300 tokens", 300, 300)
+    assert told(packing="on", batch_tokens=9000) == ("packed in rows of 512 tokens", 9000, 512)
     looks_across = make("OPTConfig", LOOKS_ACROSS["OPTConfig"], tmp_path / "model")
     why = "this model does not keep packed windows apart"
     assert told(looks_across, packing="on") == (f"one window at a time; {why}", 1, 0)
