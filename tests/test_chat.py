@@ -30,6 +30,9 @@ TOKENIZERS = {name: chat_tokenizer(name) for name in FAMILIES}
 TEMPLATES = {name: read_template(tokenizer, name) for name, tokenizer in TOKENIZERS.items()}
 TOOLS = ['{"type": "function", "function": {"name": "look_up", "description": "d", "parameters": {"type": "object"}}}']
 
+# Seven families see what one sees in a third of the examples.
+FEWER = settings(max_examples=settings().max_examples // 3)
+
 # Words that could be taken for a template's own, and characters that trip offsets.
 _words = st.text(alphabet='ab \n{}"\\é🔎\u2028\U000f0000<', max_size=12)
 _tricky = st.one_of(_words, st.sampled_from(["</think>", "<tool_call>", "<|im_end|>", "[INST]", "<think>\nx"]))
@@ -113,6 +116,7 @@ def check(log: Log, renderings: Sequence[Rendering]) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+@FEWER
 @given(log=chat_logs())
 def test_every_character_of_the_agent_is_learnt_once_and_nothing_of_others(name, log):
     renderings = render_chat(log.trajectory, TEMPLATES[name])
@@ -121,6 +125,7 @@ def test_every_character_of_the_agent_is_learnt_once_and_nothing_of_others(name,
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+@FEWER
 @given(log=chat_logs(words=_tricky))
 def test_a_run_that_speaks_of_tags_is_rendered_right_or_refused_by_name(name, log):
     try:
@@ -194,6 +199,7 @@ def check_tokens(log: Log, tokenizer: Any, template: Template, specials: Sequenc
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+@FEWER
 @given(log=chat_logs(), max_length=st.sampled_from([24, 90, 4096]))
 def test_windows_supervise_the_agents_tokens_once_with_the_ends_of_its_turns(name, log, max_length):
     check_tokens(log, TOKENIZERS[name], TEMPLATES[name], FAMILIES[name].specials, max_length)
@@ -213,7 +219,7 @@ def test_the_fixture_is_the_template_that_smollm2_has(embedded):
     assert set(FAMILIES["smollm2"].specials) <= set(tokenizer.all_special_tokens)
 
 
-@settings(max_examples=20)
+@FEWER
 @given(log=chat_logs(), max_length=st.sampled_from([24, 4096]))
 def test_smollm2_s_own_tokenizer_supervises_the_agents_tokens_once(embedded, log, max_length):
     tokenizer = _loaded(embedded)
