@@ -145,7 +145,7 @@ def test_packed_windows_have_the_gradient_of_padded_ones(tiny_cache, tmp_path, n
     import transformers
 
     options = {**KNOWN[name], "vocab_size": 342}
-    options |= {"n_positions": 512} if name == "GPT2Config" else {"max_position_embeddings": 512}
+    options |= {"n_positions": 1024} if name == "GPT2Config" else {"max_position_embeddings": 1024}
     if name == "GPT2Config":
         options |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     path = tiny.save_model(getattr(transformers, name)(**options), tmp_path / "model")
