@@ -11,7 +11,7 @@ from polars.testing import assert_frame_equal
 import sadstream
 from sadstream import utf8
 from sadstream.formats import react_chat
-from sadstream.formats.dialects import dialect_of
+from sadstream.formats.dialects import EXAMPLES_END, LABELS, dialect_of
 from sadstream.formats.line_pattern import LinePattern
 from sadstream.frames import LOG_SCHEMA, SPAN_FIELDS, log_frame
 from tests.strategies import chats, texts, transcripts
@@ -74,6 +74,27 @@ def test_a_dialect_told_is_the_dialect_recognised(text):
     assert_frame_equal(
         sadstream.cut_spans(told.lazy()).collect(), sadstream.cut_spans(told.select("text").lazy()).collect()
     )
+
+
+@given(HEAPS)
+@example("Thought: a\nAction 1: b\nActionPath: c")
+def test_a_text_that_is_told_to_be_react_is_cut_where_its_pattern_matches(text):
+    text = text.replace(EXAMPLES_END, "")
+    spans = sadstream.cut_spans(pl.LazyFrame({"text": [text], "dialect": ["react"]})).select("start").collect()
+    starts = {m.start() for m in re.finditer(LABELS["react"], text, re.MULTILINE)}
+    assert set(spans["start"].to_list()) == starts | ({0} if text else set())
+
+
+@FEW
+@given(chats())
+def test_messages_are_cut_alike_without_a_dialect_column_and_one_field_at_a_time(chat):
+    frame = log_frame(list(react_chat.read(chat.messages, json.dumps(chat.messages).encode())))
+    spans = sadstream.cut_spans(frame.select("id", "pieces", "dialect").lazy()).collect()
+    bare = sadstream.cut_spans(frame.with_columns(dialect=None).select("id", "pieces", "dialect").lazy()).collect()
+    assert_frame_equal(sadstream.cut_spans(frame.select("id", "pieces").lazy()).collect(), bare)
+    for name in ("id", "author", "message"):
+        one = sadstream.cut_spans(frame.select("id", "pieces", "dialect").lazy()).select(name).collect()
+        assert_frame_equal(one, spans.select(name))
 
 
 @given(HEAPS, HEAPS)
