@@ -10,7 +10,7 @@ The closed circle on ALFWorld: collect, segment, cache-teacher, train, evaluate;
 cache-teacher, train, evaluate. It ends in one table, a line a round, with 95 % Wilson intervals: FOLDER/results. Run again:
 what is finished is passed over, what was interrupted continues.
 
-Sizes are set from outside. The defaults end on two cores in half an hour, and figures are low accordingly:
+Sizes are set from outside. The defaults take a quarter of an hour of one core, and figures are low accordingly:
   GAMES=24 EPOCHS=4    the expert's episodes, and how often round 0 learns from them
   ROLLOUTS=6           the student's episodes a round, from other games each time
   TASKS=12 TURNS=20    tasks of valid_unseen to evaluate on, and turns an episode at most
