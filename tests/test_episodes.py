@@ -93,6 +93,14 @@ def test_elsewhere_thought_and_action_are_one_turn(style):
     ]
 
 
+def test_success_is_a_full_reward_at_the_worlds_own_end(monkeypatch):
+    for reward, done, success in ((1.0, True, True), (0.5, True, False), (1.0, False, False)):
+        reply = Reply("so", reward, done, True)
+        monkeypatch.setattr(worlds.Echo, "step", lambda self, action, reply=reply: reply)
+        episode = play_script([Decision(None, "say")], max_steps=1)
+        assert (episode.success, episode.reward, episode.ending == "finished") == (success, reward, done)
+
+
 def test_an_invalid_action_is_told_from_a_valid_one():
     episode = play_script([Decision(None, "no"), Decision(None, "say"), Decision(None, "win")])
     assert [turn.valid for turn in episode.turns] == [False, True, True]

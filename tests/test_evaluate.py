@@ -1,5 +1,6 @@
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -35,6 +36,10 @@ def records(folder):
     return [decode_json(line, Trajectory) for line in lines]
 
 
+def said_in(record):
+    return [record.text[span.body_start : span.body_stop] for span in record.spans if span.kind == "reason"]
+
+
 def timeless(results):
     """Results without what a clock gave."""
     models = {
@@ -62,9 +67,12 @@ def stopping_at(n_calls):
 
 
 def test_each_episode_is_told_of_and_the_report_agrees_with_them(tmp_path):
+    begin = time.monotonic()
     results = judge(tmp_path / "out", WINNER, "random", episodes_per_task=4)
     assert list(results["models"]) == ["tests.worlds-Winner", "random"]
+    begun = time.monotonic() - begin
     for label, measures in results["models"].items():
+        assert 0 < sum(line.costs["seconds"] for line in read_lines(tmp_path / "out" / label)) < begun
         lines, played = read_lines(tmp_path / "out" / label), records(tmp_path / "out" / label)
         assert len(lines) == len(played) == measures["n_episodes"] == 24
         n_won = sum(line.success for line in lines)
@@ -75,6 +83,8 @@ def test_each_episode_is_told_of_and_the_report_agrees_with_them(tmp_path):
         assert measures["invalid_actions"] == round(n_invalid / n_actions, 4)
         assert sum(part["n_episodes"] for part in measures["by_type"].values()) == 24
         assert set(measures["by_type"]) == {"even", "odd"}
+    n_words = sum(count_words(text) for r in records(tmp_path / "out" / "tests.worlds-Winner") for text in said_in(r))
+    assert results["models"]["tests.worlds-Winner"]["reason_tokens_per_episode"] == round(n_words / 24, 2) > 0
     assert results["models"]["random"]["reason_tokens_per_step"] == 0
     assert json.loads((tmp_path / "out" / RESULTS).read_bytes()) == {
         k: v for k, v in results.items() if k not in ("seconds", "out")
@@ -127,16 +137,16 @@ TINY = {"options": {"style": "prompt"}, "max_new_tokens": 6, "max_steps": 2, "de
 
 def test_other_weights_at_the_same_path_are_not_taken_for_the_finished_ones(tmp_path):
     save_model(llama_config(len(make_tokenizer())), tmp_path / "tiny")
-    judge(tmp_path / "out", str(tmp_path / "tiny"), **TINY)
-    assert judge(tmp_path / "out", str(tmp_path / "tiny"), **TINY)["already_done"]
+    judge(tmp_path / "out", WINNER, str(tmp_path / "tiny"), **TINY)
+    assert judge(tmp_path / "out", WINNER, str(tmp_path / "tiny"), **TINY)["already_done"]
     shutil.copytree(tmp_path / "tiny", tmp_path / "elsewhere" / "tiny")
-    assert judge(tmp_path / "out", str(tmp_path / "elsewhere" / "tiny"), **TINY)["already_done"]
+    assert judge(tmp_path / "out", WINNER, str(tmp_path / "elsewhere" / "tiny"), **TINY)["already_done"]
     save_model(llama_config(len(make_tokenizer())), tmp_path / "tiny", seed=1)
     with pytest.raises(ManifestError, match="player/tiny has changed"):
-        judge(tmp_path / "out", str(tmp_path / "tiny"), **TINY)
+        judge(tmp_path / "out", WINNER, str(tmp_path / "tiny"), **TINY)
     make_tokenizer(adds_bos=False, n_extra=1).save_pretrained(tmp_path / "elsewhere" / "tiny")
     with pytest.raises(ManifestError, match="player/tiny has changed"):
-        judge(tmp_path / "out", str(tmp_path / "elsewhere" / "tiny"), **TINY)
+        judge(tmp_path / "out", WINNER, str(tmp_path / "elsewhere" / "tiny"), **TINY)
 
 
 def test_a_finished_one_takes_a_further_model_and_a_reference_and_plays_only_what_is_new(tmp_path):
@@ -220,13 +230,16 @@ def test_models_that_are_none_are_refused(tmp_path, models, word):
 
 
 def test_a_player_matches_its_own_trajectories(tmp_path):
-    collect(CollectConfig(env=WORLD, agent=WINNER, out=str(tmp_path / "played"), keep="all"), silent)
+    # The first of each task counts, which is the one that is played again.
+    played = CollectConfig(env=WORLD, agent=WINNER, out=str(tmp_path / "played"), keep="all", episodes_per_task=3)
+    collect(played, silent)
     segment_logs(SegmentConfig(logs=[str(tmp_path / "played")], out=str(tmp_path / "spans")), silent)
     results = judge(tmp_path / "out", WINNER, "tests.worlds:Thinker", reference=str(tmp_path / "spans"))
     own, other = (measures["cot_match"] for measures in results["models"].values())
     assert own["f1"] == own["exact"] == 1.0
     assert own["n_tasks"] == 6 and own["n_steps"] == own["n_reference_steps"] > 6
     assert other["exact"] == 0.0 and other["n_steps"] > 0
+    assert other["n_reference_steps"] == own["n_reference_steps"]
     with pytest.raises(ConfigError, match="no trajectory of a task"):
         judge(tmp_path / "none", reference=str(tmp_path / "spans"), env="alfworld", split="train", limit=1)
 

@@ -16,13 +16,14 @@ from sadstream.environments.alfworld import ALFWorld
 from sadstream.episodes import Task, Turn, play, play_side_by_side, said
 from sadstream.errors import ConfigError, EndpointError, ModelError
 from sadstream.local_writer import LocalWriter
+from sadstream.manifest import StageFolder
 from sadstream.players import ModelOptions, is_model, load_player, with_guide
-from sadstream.policies import LEADS, GuidedAgent, ModelAgent, decision_stop, read_decision
+from sadstream.policies import LEADS, GuidedAgent, ModelAgent, Prompt, decision_stop, read_decision
 from sadstream.served_writer import ServedWriter
 from sadstream.transcripts import parts_of, text_of, written
 from tests.servers import send, serving
 from tests.tiny import llama_config, make_tokenizer, save_model
-from tests.worlds import Echo, Saying, Unlisted, Winner
+from tests.worlds import Echo, Saying, Script, Unlisted, Winner
 
 STYLES = ("labels", "numbered", "prompt", "webshop")
 LINES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1, max_size=20)
@@ -145,8 +146,44 @@ def test_what_is_kept_from_turn_to_turn_changes_no_word(checkpoint):
     last = [(p, answer) for p, answer in agent.said if len(p.turns) == 3]
     lengths = [len(local._encoded(p.text(0), opens_line=False)) for p, _ in last]
     firsts = [answer.n_read for prompt, answer in agent.said if not prompt.turns]
-    assert min(firsts) < 0.5 * max(firsts)  # what the questions have in common was read once
+    # What the questions have in common was read once, and is counted once.
+    assert min(firsts) < 0.5 * max(firsts) and max(firsts) == len(
+        local._encoded(agent.said[0][0].text(0), opens_line=False)
+    )
     assert len(last) == 6 and sum(answer.n_read for _, answer in last) < 0.6 * sum(lengths)
+
+
+def test_of_what_it_wrote_only_the_last_token_is_read_again(tmp_path):
+    # Without merges, of printable characters: what it writes is cut into the same tokens when it is read.
+    tokenizer = make_tokenizer(vocab_size=258)
+    path = save_model(llama_config(len(tokenizer)), tmp_path / "tiny", tokenizer=tokenizer)
+    local = writer(path)
+    printable = [tokenizer.convert_tokens_to_ids(chr(code)) for code in range(33, 127)]
+    with torch.no_grad():
+        embedding = local._model.get_input_embeddings().weight
+        embedding[[n for n in range(len(tokenizer)) if n not in printable]] *= 1e-3
+    turns: tuple[str, ...] = ()
+    n_known = 0
+    for number in range(4):
+        prompt = Prompt(0, "prompt", "Question: x", turns, "\n>", 0, (0, number))
+        ids = local._encoded(prompt.text(0), opens_line=False)
+        (answer,) = local.write([prompt])
+        assert answer.cut_off and answer.n_read == len(ids) - n_known
+        assert local._tokenizer.decode(greedy(local, ids, 10)[len(ids) :]) == answer.text
+        turns, n_known = (*turns, f"\n>{answer.text}\nSo be it."), len(ids) + 9
+
+
+def test_beginnings_that_prompts_share_are_read_once_from_the_widest_to_the_narrowest(checkpoint):
+    examples, rooms = "Question: who? Thought: it is late. " * 3, ["a desk and a lamp, ", "a mug, a pan and a sink, "]
+    texts = [examples + room * 4 + f"task {n}" for room in rooms for n in range(3)] + ["Nothing alike"]
+    prompts = [Prompt(n, "prompt", text, (), "\n>", 0, (0, n)) for n, text in enumerate(texts)]
+    local = writer(checkpoint)
+    together = local.write(prompts)
+    assert [a.text for a in together] == [writer(checkpoint).write([p])[0].text for p in prompts]
+    lengths = [len(local._encoded(prompt.text(0), opens_line=False)) for prompt in prompts]
+    shared = len(local._encoded(examples, opens_line=False))
+    at_most = shared + sum(length - shared for length in lengths[::3]) + 4 * 40
+    assert max(lengths) <= sum(answer.n_read for answer in together) <= at_most < 0.6 * sum(lengths)
 
 
 def test_blank_lines_before_a_label_are_cut_into_tokens_as_in_training(checkpoint):
@@ -161,6 +198,8 @@ def test_drawn_words_depend_on_the_seed_and_not_on_the_seats(checkpoint):
     agent = ModelAgent(writer(checkpoint, temperature=1.0), prompt="zero-shot")
     alone = texts_of(Echo("prompt"), agent)
     assert texts_of(Echo("prompt"), agent, n_seats=4) == alone
+    prompts = [Prompt(number, "prompt", "Question: x", (), "\n>", 0, (5, number)) for number in range(4)]
+    assert len({answer.text for answer in agent.writer.write(prompts)}) > 1  # each turn draws anew
     other = play(Echo("prompt"), agent, "word-0", seed=99, max_steps=4)
     assert text_of(parts_of(other)) != alone[0]
 
@@ -180,6 +219,9 @@ def test_a_full_context_drops_the_oldest_turns_and_says_so(checkpoint):
     episode = play(world, agent, "word-0", seed=0, max_steps=9)
     n_dropped = [answer.n_dropped for _, answer in agent.said]
     assert n_dropped == sorted(n_dropped) and n_dropped[0] == 0 and n_dropped[-1] == episode.costs["n_dropped"] > 0
+    assert n_dropped[-1] < 8  # not all at once
+    for (_, before), (prompt, _) in itertools.pairwise(agent.said):
+        assert prompt.n_dropped == before.n_dropped
     for prompt, answer in agent.said:
         ids = local._encoded(prompt.text(answer.n_dropped), opens_line=False)
         assert len(ids) <= 140 and prompt.text(answer.n_dropped).startswith("Question: what is word-0?\n")
@@ -228,6 +270,17 @@ def test_a_checkpoint_without_tokenizer_is_one_line(checkpoint, tmp_path):
     assert "\n" not in str(caught.value) and caught.value.hint
 
 
+def test_a_model_that_train_made_reads_no_examples_and_any_other_does(checkpoint, tmp_path):
+    StageFolder(tmp_path / "run", "train", {}, [])
+    shutil.copytree(checkpoint, tmp_path / "run" / "model")
+    prompts = [
+        load_player(str(path), "alfworld", {}, ModelOptions(prompt=asked), lambda note: None).prompt
+        for path in (tmp_path / "run" / "model", checkpoint)
+        for asked in ("auto", "zero-shot", "few-shot")
+    ]
+    assert prompts == ["zero-shot", "zero-shot", "few-shot", "few-shot", "zero-shot", "few-shot"]
+
+
 def test_names_of_models_are_told_from_names_of_players(checkpoint):
     here = ModelOptions()
     assert all(is_model(name, here) for name in (str(checkpoint), "smollm2-135m", "owner/model"))
@@ -264,6 +317,19 @@ def test_with_no_share_the_player_plays_alone_and_with_all_the_guide_does():
             assert guided.turns == play(Echo("prompt"), who, "word-0", seed=seed, max_steps=6).turns
     with pytest.raises(ConfigError, match="only a model"):
         with_guide(Winner(), player, 0.5)
+
+
+def test_a_scripted_guide_begins_anew_after_a_turn_of_the_players():
+    guide = Script([Decision(None, "say"), Decision(None, "hum")])
+    agent = GuidedAgent(ModelAgent(Saying([" no"]), prompt="zero-shot"), guide, 0.5)
+    episode = play(Unlisted("prompt"), agent, "word-0", seed=1, max_steps=30)
+    turns = list(zip(episode.notes["turns_by"], [turn.action or turn.thought for turn in episode.turns], strict=True))
+    assert {words for who, words in turns if who == "player"} == {"no"}
+    n_since = 0
+    for who, words in turns:
+        assert who == "player" or words == ["say", "hum", "hm"][min(n_since, 2)]
+        n_since = n_since + 1 if who == "guide" else 0
+    assert len({words for who, words in turns if who == "guide"}) == 3
 
 
 # ---- a server
@@ -311,6 +377,44 @@ def test_nonsense_from_a_server_is_counted_and_ends_by_the_limit(nonsense):
     with completing(lambda handler, payload: send(handler, nonsense)) as url:
         episode = play(Echo("prompt"), ModelAgent(served(url), prompt="zero-shot"), "word-0", seed=0, max_steps=3)
     assert episode.costs["n_failed"] == 3 and [turn.action for turn in episode.turns] == [""] * 3
+
+
+def test_drawn_words_are_asked_for_with_the_seed_of_episode_and_turn():
+    asked = []
+
+    def complete(handler, payload):
+        asked.append((payload["temperature"], payload["seed"]))
+        send(handler, {"choices": [{"text": " hum"}]})
+
+    with completing(complete) as url:
+        drawing = ServedWriter(Endpoint(url), "", max_new_tokens=9, temperature=0.7, concurrency=1)
+        for seed in (3, 4, 3):
+            play(Echo("prompt"), ModelAgent(drawing, prompt="zero-shot"), "word-0", seed=seed, max_steps=2)
+    assert {temperature for temperature, _ in asked} == {0.7}
+    seeds = [seed for _, seed in asked]
+    assert len(set(seeds[:4])) == 4 and seeds[4:] == seeds[:2]
+
+
+@pytest.mark.parametrize("usage", [None, 3, {"prompt_tokens": "many", "completion_tokens": -4}, {"prompt_tokens": 1.5}])
+def test_a_count_of_tokens_that_is_none_counts_nothing(usage):
+    with completing(lambda handler, payload: send(handler, {"choices": [{"text": " hum"}], "usage": usage})) as url:
+        episode = play(Echo("prompt"), ModelAgent(served(url), prompt="zero-shot"), "word-0", seed=0, max_steps=2)
+    assert episode.costs["tokens_read"] == episode.costs["tokens_written"] == episode.costs["n_failed"] == 0
+
+
+def test_only_a_refusal_of_the_prompt_makes_it_shorter():
+    asked = []
+
+    def complete(handler, payload):
+        asked.append(payload["prompt"])
+        if len(asked) < 4:
+            send(handler, {"choices": [{"text": " hum"}]})
+        else:
+            send(handler, {"error": {"message": "maximum number of requests"}}, code=403)
+
+    with completing(complete) as url, pytest.raises(EndpointError, match="maximum number"):
+        play(Echo("prompt"), ModelAgent(served(url), prompt="zero-shot"), "word-0", seed=0, max_steps=9)
+    assert len(asked) == 4 and asked[3].startswith(asked[2])
 
 
 def test_an_answer_that_is_cut_off_or_late_is_asked_for_again():

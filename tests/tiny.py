@@ -43,13 +43,13 @@ def write_logs(path: Path, n_runs: int) -> Path:
     return path
 
 
-def make_tokenizer(*, n_extra: int = 0, adds_bos: bool = True) -> PreTrainedTokenizerFast:
+def make_tokenizer(*, n_extra: int = 0, adds_bos: bool = True, vocab_size: int = 340) -> PreTrainedTokenizerFast:
     """A byte-level BPE trained on the runs; `n_extra` further tokens make it another tokenizer."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=340, special_tokens=[BOS, END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        vocab_size=vocab_size, special_tokens=[BOS, END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
     tokenizer.train_from_iterator([react_text(n) for n in range(24)], trainer)
     tokenizer.add_tokens([f"extra{n}" for n in range(n_extra)])
