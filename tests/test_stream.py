@@ -2,7 +2,7 @@ import copy
 import re
 import shutil
 from collections import Counter
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 
 import msgspec
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from sadstream import decode_teacher_sample, iter_samples, scan_index
 from sadstream.errors import ConfigError, ModelError, ShardError
-from sadstream.order import Order
+from sadstream.order import Order, Position
 from sadstream.sample_stream import SampleStream
 from sadstream.samples import SampleFolder
 from sadstream.stream import Batch, Collate, Split, TeacherDataset, collate
@@ -76,6 +76,17 @@ def test_a_batch_holds_what_its_samples_hold(made, everything):
         for name in ("topk_ids", "topk_logprobs", "tail_mass"):
             assert np.array_equal(batch.targets[name].numpy()[mine], arrays[name][kept])
     assert not (batch.is_reason_N & batch.is_act_N).any()
+
+
+@given(samples(), st.integers(0, 5))
+def test_a_limit_leaves_out_its_step_and_those_behind_it(made, limit):
+    for _, arrays in made:
+        arrays["steps"] = np.arange(len(arrays["token_ids"]), dtype=np.int32) // 2 - 1
+    batch = collate(made, everything=True, limit=limit)
+    for row, (_, arrays) in enumerate(made):
+        at = arrays["positions"]
+        mine = batch.position_N[batch.window_N == row].numpy() + 1
+        assert mine.tolist() == at[arrays["steps"][at] < limit].tolist()
 
 
 def test_a_batch_with_nothing_to_learn_is_a_batch():
@@ -218,6 +229,21 @@ def test_ranks_with_workers_each_give_the_updates_of_one_reader(tiny_shards, wor
     for update, *parts in zip(whole, *loaders, strict=True):
         assert sorted(k for part in parts for k in keys(part.data)) == sorted(keys(update.data))
         assert all(part.after == update.after for part in parts)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_draft_says_of_each_sample_what_its_row_says(tiny_shards, rank):
+    order = Order(batch_tokens=300, curriculum="depth", unlock_epochs=1.0, weight_by="n_supervised_act", block_rows=5)
+    rows = {row["key"]: row for row in scan_index(tiny_shards).collect().to_dicts()}
+    stream = SampleStream(SampleFolder(tiny_shards), order, lambda draft: draft, rank=rank, world_size=2, epochs=1)
+    blocks = takewhile(lambda block: block.at.epoch == 0, stream.blocks(Position()))
+    limits = [limit for block in blocks for limit in block.limits]
+    drafts = [update.data for update in stream]
+    assert [draft.limit for draft in drafts] == limits and len(set(limits)) > 2
+    for draft in drafts:
+        found = [rows[key] for key, _ in draft.samples]
+        assert draft.n_tokens == [row["n_tokens"] for row in found]
+        assert draft.weights == [row["n_supervised_act"] for row in found]
 
 
 def test_a_dataset_without_workers_knows_where_it_stands(tiny_shards):
