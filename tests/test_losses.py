@@ -224,6 +224,14 @@ def test_extreme_logits_give_numbers(divergence, size):
         assert gradient(values, logits).isfinite().all()
 
 
+def test_a_student_that_holds_all_others_impossible_learns_of_the_named_ids_alone():
+    teacher = teacher_of(np.array([[1.0, 2.0, 0.0, -1.0]]), 2)
+    logits = torch.tensor([[0.5, 1.0, -torch.inf, -torch.inf]], requires_grad=True)
+    found = gradient(soft_loss("forward-kl")(logits, targets_of(teacher)), logits)
+    wanted = logits.detach().softmax(-1) - torch.from_numpy(teacher.logits).softmax(-1)
+    torch.testing.assert_close(found[0], torch.tensor([*wanted[0, :2], 0, 0], dtype=torch.float32))
+
+
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_half_precision_logits_are_computed_in_float32(divergence):
     teacher = teacher_of(np.random.default_rng(0).normal(0, 3, (8, 100)), 16)
