@@ -1,6 +1,7 @@
 """A training update against other ways to make one: paired ratios of time, peak memory, growth with each size.
 
     python benchmarks/training.py [--small] [--rounds N] [--device cpu] [--dtype float32] [--trl]
+                                  [--no-growth] [--growth-only]
 
 A random Llama, a random batch of which 40 % is supervised. Times are of forward and backward, each round all ways in
 turn; the ratio is the median of the rounds' own. On a CPU it is process time, which other work on the machine disturbs
@@ -9,9 +10,8 @@ adds the steps of TRL's trainers, where it is installed.
 """
 
 import argparse
-import json
+import multiprocessing
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -182,8 +182,13 @@ def peak_bytes(device: torch.device, *, anew: bool = False) -> int:
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 
 
+# Each measure of memory is taken in a process of its own, of a server that has imported what they need.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["__main__", "transformers.models.llama.modeling_llama"])
+
+
 def measure_alone(size: Size, name: str, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """In this process: seconds of the second step, and peak bytes above the loaded model."""
+    """Seconds of the second step, and peak bytes above the loaded model."""
     model, batch = make_model(size, device), make_batch(size, device)
     loaded = peak_bytes(device, anew=True)
     step = ways(model, batch, dtype)[name]
@@ -193,10 +198,9 @@ def measure_alone(size: Size, name: str, device: torch.device, dtype: torch.dtyp
 
 def alone(size: Size, name: str, arguments: argparse.Namespace) -> dict[str, float]:
     """`measure_alone` in a fresh process."""
-    options = ["--device", arguments.device, "--dtype", arguments.dtype, "--alone", json.dumps([name, *size])]
-    output = subprocess.run([sys.executable, __file__, *options], check=True, capture_output=True, text=True).stdout
-    result: dict[str, float] = json.loads(output.splitlines()[-1])
-    return result
+    device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
+    with _PROCESSES.Pool(1) as pool:
+        return pool.apply(measure_alone, (size, name, device, dtype))
 
 
 def write_row(*cells: str) -> None:
@@ -242,9 +246,9 @@ def grow(size: Size, arguments: argparse.Namespace) -> None:
     write_row("changed", "sad, seconds", "sad, MB", "cross-entropy over all, seconds", "cross-entropy over all, MB")
     write_row(*["---"] * 5)
     changes: dict[str, tuple[int, ...]] = {
-        "length": (size.length // 2, size.length, size.length * 2),
-        "vocabulary": (size.vocabulary // 4, size.vocabulary * 2),
-        "top_k": (size.top_k // 4, size.top_k * 4),
+        "length": (256, 512, 1024, 2048),
+        "vocabulary": (8_192, 32_768, 131_072, 262_144),
+        "top_k": (8, 32, 128),
     }
     for name, values in changes.items():
         for value in values:
@@ -265,24 +269,20 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--trl", action="store_true", help="TRL's trainers too")
     parser.add_argument("--no-growth", action="store_true", help="leave the second table out")
-    parser.add_argument("--alone", help=argparse.SUPPRESS)
+    parser.add_argument("--growth-only", action="store_true", help="leave the first table out")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    if arguments.alone:
-        name, *numbers = json.loads(arguments.alone)
-        found = measure_alone(Size(*numbers), name, device, getattr(torch, arguments.dtype))
-        sys.stdout.write(json.dumps(found) + "\n")
-        return
     if device.type == "cuda":
         size = Size(width=2048, layers=16, vocabulary=128_256, windows=4, length=2048)
         sys.stdout.write(f"{torch.cuda.get_device_name(device)}\n")
     else:
         size = Size()
-        sys.stdout.write(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
+        sys.stdout.write(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
     small = Size(width=192, layers=4, vocabulary=16_384, windows=2, length=256)
-    compare(small if arguments.small else size, arguments)
+    if not arguments.growth_only:
+        compare(small if arguments.small else size, arguments)
     if not arguments.no_growth:
-        grow(small if arguments.small or device.type == "cpu" else size, arguments)
+        grow((small if arguments.small or device.type == "cpu" else size)._replace(windows=1), arguments)
 
 
 if __name__ == "__main__":
