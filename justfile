@@ -46,6 +46,10 @@ gpu *ARGS:
 long-crash *ARGS:
     .venv/bin/python scripts/long_crash.py {{ARGS}}
 
+# cache-teacher killed ten times at random against one left alone
+cache-crash *ARGS:
+    .venv/bin/python scripts/cache_crash.py {{ARGS}}
+
 # sdist and wheel
 build:
     .venv/bin/python -m pip wheel --no-deps --wheel-dir dist .

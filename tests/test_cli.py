@@ -8,7 +8,17 @@ import pytest
 
 from sadstream_cli import cli
 
-COMMANDS = ["segment", "prune-student", "cache-teacher", "train", "collect", "inspect", "schema"]
+COMMANDS = [
+    "segment",
+    "prune-student",
+    "cache-teacher",
+    "doctor",
+    "train",
+    "evaluate",
+    "collect",
+    "inspect",
+    "schema",
+]
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 LOG = '{"text": "Question: q?\\nThought: a\\nAction: b\\nObservation: c\\n", "task": "q?", "success": true}\n'
 
