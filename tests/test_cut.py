@@ -85,6 +85,11 @@ def test_a_text_that_is_told_to_be_react_is_cut_where_its_pattern_matches(text):
     assert set(spans["start"].to_list()) == starts | ({0} if text else set())
 
 
+def test_numbers_of_several_digits_count_by_tens():
+    text = "".join(f"Action {n}: x\n" for n in range(1, 9)) + "Thought 10: a quotation\n"
+    assert sadstream.cut_spans(pl.LazyFrame({"text": [text]})).collect().height == 8
+
+
 @FEW
 @given(chats())
 def test_messages_are_cut_alike_without_a_dialect_column_and_one_field_at_a_time(chat):
