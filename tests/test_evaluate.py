@@ -2,26 +2,40 @@ import json
 import shutil
 import time
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sadstream.collect import CollectConfig, collect
+from sadstream.environments import Decision
 from sadstream.episode_log import EPISODES, read_lines
+from sadstream.episodes import play
 from sadstream.errors import ConfigError, EndpointError, ManifestError
 from sadstream.evaluate import PICTURE, RESULTS, EvaluateConfig, evaluate
 from sadstream.inspect import inspect_artefact, verify_artefact
 from sadstream.intervals import wilson
 from sadstream.page_source import read_page, write_page
 from sadstream.paths import TRAJECTORIES
+from sadstream.playing import trajectory_by
 from sadstream.progress import silent
-from sadstream.scores import cot_match, count_words, loops, mean_interval, measured, paired_differences, token_f1
+from sadstream.scores import (
+    cot_match,
+    count_words,
+    loops,
+    mean_interval,
+    measured,
+    paired_differences,
+    summary,
+    token_f1,
+)
 from sadstream.spans import SegmentConfig, segment_logs
 from sadstream_cli import cli
 from sadstream_schemas import Trajectory, decode_json
 from tests.servers import send, serving
 from tests.tiny import llama_config, make_tokenizer, save_model
+from tests.worlds import Echo, Script
 
 WORLD, WINNER = "tests.worlds:Echo", "tests.worlds:Winner"
 
@@ -286,6 +300,12 @@ def test_pairing_takes_out_what_is_hard_for_both(tmp_path):
     (row,) = paired_differences({"a": episodes, "b": episodes}, seed=0)
     assert row["success"] == row["reward"] == [0, 0, 0]
     assert cot_match(episodes, {})["f1"] is None
+    task = episodes[0].line.task_id
+    match = cot_match([episodes[0]._replace(thoughts={1: "b a", 2: "c"})], {task: {1: "a b", 2: "C"}})
+    assert match == {"f1": 1.0, "exact": 0.5, "n_tasks": 1, "n_steps": 2, "n_reference_steps": 2}
+    half = [e._replace(line=msgspec.structs.replace(e.line, reward=0.5, success=False, n_turns=99)) for e in episodes]
+    mixed = summary([*episodes, *half], seed=0)
+    assert mixed["steps_per_success"] == summary(episodes, seed=0)["steps_per_success"] < 20
 
 
 def test_a_loop_is_one_action_with_one_answer_three_times(tmp_path):
@@ -293,6 +313,31 @@ def test_a_loop_is_one_action_with_one_answer_three_times(tmp_path):
     assert all(loops(record) for record in records(tmp_path / "out" / "tests.worlds-Shouter"))
     judge(tmp_path / "two", "tests.worlds:Shouter", max_steps=2)
     assert not any(loops(record) for record in records(tmp_path / "two" / "tests.worlds-Shouter"))
+
+
+def test_thoughts_after_an_action_are_no_loop():
+    said = [Decision(None, "say"), *[Decision("hm", None)] * 4, Decision(None, "win")]
+    world = Echo("prompt")
+    episode = play(world, Script(said), "word-0", seed=0, max_steps=9)
+    assert episode.success and not loops(trajectory_by(Script(), world, episode, 0, 0, 0))
+
+
+def test_the_report_does_not_depend_on_which_episode_ends_first(tmp_path):
+    def answer(handler, path, payload):
+        if path == "/models":
+            send(handler, {"data": [{"id": "m"}]})
+            return
+        task = int(payload["prompt"].split("word-")[1][0])
+        late = payload["prompt"].count("> hum") >= 6 - task
+        send(handler, {"choices": [{"text": " win" if late and task % 2 else " hum"}]})
+
+    with serving(answer) as url:
+        one, many = (
+            judge(tmp_path / str(seats), "m", endpoint=url, options={"style": "prompt"}, seats=seats)
+            for seats in (1, 6)
+        )
+    orders = [[line.task_id for line in read_lines(tmp_path / name / "m")] for name in ("1", "6")]
+    assert orders[0] == sorted(orders[1]) != orders[1] and timeless(one) == timeless(many)
 
 
 # ---- collecting with models
