@@ -50,6 +50,10 @@ long-crash *ARGS:
 cache-crash *ARGS:
     .venv/bin/python scripts/cache_crash.py {{ARGS}}
 
+# Teacher shards behind a real S3 server and a plain web server, which break on the way
+remote *ARGS:
+    .venv/bin/python scripts/remote_shards.py {{ARGS}}
+
 # sdist and wheel
 build:
     .venv/bin/python -m pip wheel --no-deps --wheel-dir dist .
