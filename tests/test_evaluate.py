@@ -16,7 +16,8 @@ from sadstream.errors import ConfigError, EndpointError, ManifestError
 from sadstream.evaluate import PICTURE, RESULTS, EvaluateConfig, evaluate
 from sadstream.inspect import inspect_artefact, verify_artefact
 from sadstream.intervals import wilson
-from sadstream.page_source import read_page, write_page
+from sadstream.page_file import write_page
+from sadstream.page_source import read_page
 from sadstream.paths import TRAJECTORIES
 from sadstream.playing import trajectory_by
 from sadstream.progress import silent
