@@ -93,6 +93,10 @@ def doctor(config: DoctorConfig, progress: Progress) -> dict[str, Any]:
     if config.windows < 1:
         raise ConfigError(f"--windows {config.windows}: at least 1", hint="8 is the default")
     manifest = read_manifest(folder, "cache-teacher")
+    if config.teacher and manifest.config.get("backend") == "logs":
+        raise ConfigError(
+            f"--teacher: nobody was asked for {folder}: it holds the logs' own tokens", hint="leave it out"
+        )
     wrong = verify(folder, manifest, lambda name: progress(0, None, "files", f"verifying {name}"))
     verdicts = [
         Verdict("files", not wrong, "; ".join(wrong) or "every file is what was written (checksums)"),

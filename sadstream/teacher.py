@@ -40,7 +40,7 @@ from sadstream.teacher_index import (
     tokens_in,
     window_key,
 )
-from sadstream.teachers import Backend, LocalTeacher, Packing, Teacher, batches_of
+from sadstream.teachers import Backend, LocalTeacher, LoggedLabels, Packing, Teacher, batches_of
 from sadstream.windows import Job, Plan, Positions, Render, plan_windows
 from sadstream_schemas import InputFile, Manifest, Shard
 
@@ -67,7 +67,8 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
         device: `auto`, `cpu`, `cuda`, `cuda:N`.
         dtype: `auto`, `float32`, `bfloat16`, `float16`.
         render: `auto`, `text` or `chat`; see `windows.Plan`.
-        backend: who answers: `transformers` or `vllm` in this process, or `openai`, a server.
+        backend: who answers: `transformers` or `vllm` in this process; `openai`, a server; or `logs`, nobody: each
+            logged token is its own label, and `teacher` gives tokenizer and configuration.
         endpoint: address of the server, up to and with `/v1`; `teacher` then gives tokenizer and configuration.
         served_model: the name it serves the teacher under; "" is the only one there.
         concurrency: requests side by side.
@@ -170,7 +171,11 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     seconds = time.monotonic() - asking
     # Its name and not where it lies: the same teacher elsewhere gives the same folder.
     name = Path(config.teacher).resolve().name if Path(config.teacher).exists() else config.teacher
-    totals = {"teacher": name, **teacher_totals(folder), "n_refused_by_template": dict(sorted(refusals.items()))}
+    totals = {
+        "teacher": "the logs" if config.backend == "logs" else name,
+        **teacher_totals(folder),
+        "n_refused_by_template": dict(sorted(refusals.items())),
+    }
     folder.finish(totals, sorted(f"tokenizer/{p.name}" for p in (out / "tokenizer").iterdir()))
     return {
         **totals,
@@ -183,6 +188,8 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
 
 
 def _teacher(config: CacheConfig, path: Path, n_named: int, max_length: int) -> Teacher:
+    if config.backend == "logs":
+        return LoggedLabels()
     if config.backend == "vllm":
         return VllmTeacher(
             path,
@@ -299,18 +306,21 @@ def plan_cache(config: CacheConfig, progress: Progress) -> dict[str, Any]:
 
 def _decisive(config: CacheConfig, teacher: Path) -> dict[str, Any]:
     """The options that decide what the teacher is asked and what is kept; how it is batched does not."""
+    tokenizer, is_asked = tokenizer_fingerprint(teacher), config.backend != "logs"
     decisive = {
-        "teacher_fingerprint": model_fingerprint(teacher),
-        "tokenizer_fingerprint": tokenizer_fingerprint(teacher),
+        "teacher_fingerprint": model_fingerprint(teacher) if is_asked else tokenizer,
+        "tokenizer_fingerprint": tokenizer,
         "mode": config.mode,
         "positions": config.positions,
-        "max_length": window_length(config.max_length, teacher, n_written=int(config.backend != "transformers")),
+        "max_length": window_length(config.max_length, teacher, n_written=int(config.backend in ("vllm", "openai"))),
         "device": config.device,
         "dtype": config.dtype,
         "limit": config.limit,
         "render": config.render,
         "backend": config.backend,
     }
+    if not is_asked:
+        return decisive
     kept = {"draws": config.draws} if config.mode == "sample" else {"top_k": config.top_k, "top_p": config.top_p}
     return {**decisive, **kept}
 
@@ -347,17 +357,19 @@ def _check(config: CacheConfig) -> None:
         ("--positions", config.positions, ("supervised", "all")),
         ("--mode", config.mode, ("top-k", "sample")),
         ("--render", config.render, ("auto", "text", "chat")),
-        ("--backend", config.backend, ("transformers", "vllm", "openai")),
+        ("--backend", config.backend, ("transformers", "vllm", "openai", "logs")),
         ("--packing", config.packing, ("auto", "on", "off")),
     ):
         if given not in known:
             raise ConfigError(f"{name} {given}: unknown", hint=" or ".join(known))
     if config.mode == "sample" and config.top_p < 1:
         raise ConfigError("--top-p: what was drawn is not cut", hint="leave out --top-p or --mode sample")
-    if config.backend != "transformers" and (config.mode == "sample" or config.top_p < 1):
+    if config.backend in ("vllm", "openai") and (config.mode == "sample" or config.top_p < 1):
         raise ConfigError(
             f"--backend {config.backend}: gives the top k alone", hint="--mode sample and --top-p go with transformers"
         )
+    if config.backend == "logs" and config.mode == "sample":
+        raise ConfigError("--backend logs: nobody is asked, so nothing is drawn", hint="leave out --mode sample")
     if bool(config.endpoint) != (config.backend == "openai"):
         raise ConfigError("--endpoint and --backend openai go together", hint="--endpoint http://localhost:8000/v1")
 

@@ -93,6 +93,8 @@ def _open(config: TrainConfig, progress: Progress) -> StageFolder:
             f"--divergence {config.divergence}: {shards} holds drawn ids, whose shares are right on average only",
             hint="forward-kl has the right gradient on average; the others need a cache of --mode top-k",
         )
+    if manifest.config.get("backend") == "logs" and config.objective != "imitation":
+        _check_labels(config, shards)
     is_random, student = config.init == "random", _student(config, progress)
     if not is_random and tokenizer_fingerprint(student) != manifest.config["tokenizer_fingerprint"]:
         raise ModelError(
@@ -112,3 +114,16 @@ def _open(config: TrainConfig, progress: Progress) -> StageFolder:
     check_before_training(shards, manifest)
     write_atomically(out / "config.toml", to_toml(options).encode())
     return folder
+
+
+def _check_labels(config: TrainConfig, shards: Path) -> None:
+    """Refuse what needs a teacher's distribution where there are hard labels alone."""
+    for name, given, only in (
+        ("--divergence", config.divergence, "forward-kl"),
+        ("--temperature", config.temperature, 1.0),
+    ):
+        if given != only:
+            raise ConfigError(
+                f"{name} {given}: {shards} holds the logs' own tokens, and no teacher's word on others",
+                hint=f"{only}, which is cross-entropy then; or ask a teacher: `sadstream cache-teacher`",
+            )

@@ -43,10 +43,11 @@ from sadstream_cli.output import ProgressLine, json_option, print_facts, print_j
 )
 @click.option(
     "--backend",
-    type=click.Choice(["transformers", "vllm", "openai"]),
+    type=click.Choice(["transformers", "vllm", "openai", "logs"]),
     default="transformers",
     show_default=True,
-    help="Who answers: a model here (transformers, vLLM), or a server that gives prompt logprobs (vLLM's).",
+    help="Who answers: a model here (transformers, vLLM), a server that gives prompt logprobs (vLLM's), or nobody: "
+    "the logs' own tokens are hard labels.",
 )
 @click.option("--endpoint", default="", help="Address of the server, such as http://localhost:8000/v1.")
 @click.option("--served-model", default="", help="The server's name for the teacher.  [default: its only one]")
@@ -74,7 +75,7 @@ def command(as_json: bool, dry_run: bool, **options: Any) -> None:
     logprobs, the mass outside them, its entropy and the logged token's logprob are stored. Runs longer than the
     teacher's context are cut at step boundaries into windows that repeat the prompt. Add logs to SPANS and run the same
     line again: only windows that were not asked about are. With a server, --teacher gives the tokenizer, and the key
-    is read from OPENAI_API_KEY.
+    is read from OPENAI_API_KEY; with --backend logs it gives the tokenizer, and no weights are read.
 
     \b
     Example:
