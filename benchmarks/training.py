@@ -1,6 +1,6 @@
 """A training update against other ways to make one: paired ratios of time, peak memory, growth with each size.
 
-    python benchmarks/training.py [--small] [--rounds N] [--device cpu] [--dtype float32] [--trl]
+    python benchmarks/training.py [--small] [--windows N] [--rounds N] [--device cpu] [--dtype float32] [--trl]
                                   [--no-growth] [--growth-only]
 
 A random Llama, a random batch of which 40 % is supervised. Times are of forward and backward, each round all ways in
@@ -264,6 +264,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="a size that takes a minute on one core")
+    parser.add_argument("--windows", type=int, help="of the first table's batch")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
@@ -280,7 +281,8 @@ def main() -> None:
         sys.stdout.write(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
     small = Size(width=192, layers=4, vocabulary=16_384, windows=2, length=256)
     if not arguments.growth_only:
-        compare(small if arguments.small else size, arguments)
+        chosen = small if arguments.small else size
+        compare(chosen._replace(windows=arguments.windows or chosen.windows), arguments)
     if not arguments.no_growth:
         grow((small if arguments.small or device.type == "cpu" else size)._replace(windows=1), arguments)
 
