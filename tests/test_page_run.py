@@ -130,17 +130,17 @@ def place(tmp_path, tiny_cache, tiny_student, monkeypatch) -> Path:
     """A folder with shards, a student and a run made from within it, all by relative paths."""
     there = tmp_path / "there"
     for name, folder in (("teacher", tiny_cache), ("student", tiny_student)):
-        shutil.copytree(folder, there / "work" / name)
+        shutil.copytree(folder, there / "training" / name)
     monkeypatch.chdir(there)
-    trained(Path("work/teacher"), Path("work/student"), Path("work/run"), updates=1)
+    trained(Path("training/teacher"), Path("training/student"), Path("training/run"), updates=1)
     monkeypatch.chdir(tmp_path)
     return there
 
 
 def test_shards_and_student_are_found_from_elsewhere_and_after_a_move(place, tmp_path):
-    for where in ("there/work/run", "away/run", "moved/run"):
+    for where in ("there/training/run", "away/run", "moved/run"):
         if where == "away/run":
-            (place / "work").rename(tmp_path / "away")
+            (place / "training").rename(tmp_path / "away")
         if where == "moved/run":
             (tmp_path / "away").rename(tmp_path / "moved")
         page = read_run_page(Path(where), silent, limit=1, split="")
@@ -148,20 +148,20 @@ def test_shards_and_student_are_found_from_elsewhere_and_after_a_move(place, tmp
 
 
 def test_a_starting_student_that_is_gone_or_another_leaves_its_values_out(place):
-    run = place / "work" / "run"
-    config = place / "work" / "student" / "config.json"
+    run = place / "training" / "run"
+    config = place / "training" / "student" / "config.json"
     config.write_text(config.read_text() + "\n")
     page = read_run_page(run, silent, limit=1, split="")
     assert "kl" in page.entries[0].tokens.values and "kl_before" not in page.entries[0].tokens.values
     assert "before" not in {value.name for value in page.values}
     assert "not the student that" in page.notes[-1]
-    shutil.rmtree(place / "work" / "student")
+    shutil.rmtree(place / "training" / "student")
     os.environ["HF_HUB_OFFLINE"] = "1"
-    assert "not shown: work/student" in read_run_page(run, silent, limit=1, split="").notes[-1]
+    assert "not shown: training/student" in read_run_page(run, silent, limit=1, split="").notes[-1]
 
 
 def test_what_a_run_s_page_needs_and_is_not_there_is_named(place, tmp_path, capsys):
-    run, shards = place / "work" / "run", place / "work" / "teacher"
+    run, shards = place / "training" / "run", place / "training" / "teacher"
 
     def refused(kind: type[SadstreamError], words: str) -> None:
         with pytest.raises(kind, match=words) as caught:
@@ -187,7 +187,7 @@ def test_what_a_run_s_page_needs_and_is_not_there_is_named(place, tmp_path, caps
     manifest.write_bytes(manifest.read_bytes() + b"\n")
     refused(ShardError, "not what .* was trained on any more")
     shutil.rmtree(shards)
-    refused(ShardError, "are gone from work/teacher")
+    refused(ShardError, "are gone from training/teacher")
     manifest = run / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"complete": true', '"complete": false'))
     refused(ManifestError, "unfinished")

@@ -3,15 +3,11 @@
 from collections.abc import Iterable
 from typing import Any
 
-import msgspec
-
 from sadstream.formats.kinds import SessionFormat, SessionRecord
 from sadstream.formats.matching import match_by_order
 from sadstream.formats.pieces import Piece, call, context, observation, say, unreadable
-from sadstream.formats.verbatim import Fields, fields_of, json_object, noted, rest, string_of, text_of
+from sadstream.formats.verbatim import Fields, fields_of, first_of, json_object, noted, rest, string_of, text_of
 from sadstream.frames import Draft
-
-_NULL = msgspec.Raw(b"null")
 
 
 def recognise(record: Any) -> bool:
@@ -69,7 +65,7 @@ def _event_piece(fields: Fields, number: int, *, acted: bool, said: set[tuple[st
     if kind == "tool.end":
         success = fields.get("success")
         piece = observation(
-            text_of(next((fields[n] for n in ("result", "output", "error") if fields.get(n, _NULL) != _NULL), None)),
+            text_of(first_of(fields, ("result", "output", "error"))),
             message=number,
             name=text_of(fields.get("toolName")),
             error=None if success is None else bytes(success) == b"false",

@@ -5,13 +5,12 @@ and OpenInference's (`llm.input_messages.0.message.role`).
 """
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from sadstream.formats.content import content_of
-from sadstream.formats.verbatim import Fields, Json, fields_of, is_object, items_of, json_object, text_of
+from sadstream.formats.verbatim import Fields, Json, fields_of, first_of, is_object, items_of, json_object, text_of
 
 OPERATION = ("gen_ai.operation.name",)
 INPUT = ("gen_ai.input.messages", "gen_ai.prompt")
@@ -59,11 +58,6 @@ def is_mapped(name: str) -> bool:
     return (
         name in _MAPPED or any(pattern.fullmatch(name) for *_, pattern in _INDEXED) or bool(_FUNCTION.fullmatch(name))
     )
-
-
-def first_of(fields: Fields, names: Sequence[str]) -> msgspec.Raw | None:
-    """The first of several fields that is there and not null."""
-    return next((fields[name] for name in names if name in fields and bytes(fields[name]) != b"null"), None)
 
 
 def known_attributes(span: Fields) -> Fields:

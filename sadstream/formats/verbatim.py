@@ -1,6 +1,6 @@
 """JSON values taken apart without being written again: what a log's bytes say is what is kept."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -51,6 +51,11 @@ def text_of(raw: Json | None) -> str:
     if text is not None:
         return text
     return "" if raw is None or bytes(raw) == b"null" else bytes(raw).decode()
+
+
+def first_of(fields: Fields, names: Sequence[str]) -> msgspec.Raw | None:
+    """The first of several fields that is there and not null."""
+    return next((fields[name] for name in names if name in fields and bytes(fields[name]) != b"null"), None)
 
 
 def json_object(fields: Mapping[str, Json | str]) -> str:
