@@ -20,6 +20,8 @@ _JSON_BLANKS = re.compile(r"[ \t\r\n]*")
 _CHILDREN_LOOKED_AT = 100
 # Containers in containers: splits of a data set, results beside a configuration.
 _DEPTH = 2
+# How a list of messages, or of lists of them, begins as JSON text.
+_LIST_TEXTS = ("[{", "[[")
 # Decoded, cut and written, a record takes some twenty times its size in memory.
 MAX_RECORD_BYTES = 256 * 2**20
 
@@ -49,11 +51,14 @@ class JsonValue(NamedTuple):
     cut_off: bool = False
 
 
-def json_records(stream: Stream, is_record: Callable[[Any], bool]) -> Iterator[JsonValue]:
+def json_records(
+    stream: Stream, is_record: Callable[[Any], bool], is_line: Callable[[Any], bool]
+) -> Iterator[JsonValue]:
     """Records of JSON lines, of an array, of an object keyed by name, or of values one after another.
 
     Args:
         is_record: whether a value is a record itself; if not, and its children are, it is a container of them.
+        is_line: whether a value is one where it stands in the file itself, as a message a line does.
     Raises:
         Malformed: something that is not JSON lines is broken; no later record can be told from it.
     """
@@ -68,7 +73,7 @@ def json_records(stream: Stream, is_record: Callable[[Any], bool]) -> Iterator[J
         values = _json_lines(stream, _chain(first_lines, lines))
     else:
         values = _values(b"".join(_chain(first_lines, lines)).removeprefix(BOM))
-    yield from _unpacked(values, is_record)
+    yield from _unpacked(values, is_record, is_line)
 
 
 def _chain(first: list[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:
@@ -132,6 +137,20 @@ def _broken_line(number: int, line: bytes, reason: str) -> JsonValue:
     return JsonValue(number, "", line, None, reason)
 
 
+def _opened(value: JsonValue, is_record: Callable[[Any], bool]) -> JsonValue:
+    """A record whose list of messages is JSON text, as data sets often have it, with the list itself in its place."""
+    if not isinstance(value.value, dict) or is_record(value.value):
+        return value
+    texts = {name: cell for name, cell in value.value.items() if isinstance(cell, str) and cell[:2] in _LIST_TEXTS}
+    lists = {name: held for name, cell in texts.items() if (held := _from_column(cell)) is not cell}
+    opened = {**value.value, **lists}
+    if not lists or not is_record(opened):
+        return value
+    raws: dict[str, msgspec.Raw] = msgspec.json.decode(value.raw, type=dict[str, msgspec.Raw])
+    raws |= {name: msgspec.Raw(texts[name].encode()) for name in lists}
+    return value._replace(raw=msgspec.json.encode(raws), value=opened)
+
+
 def _is_container(value: Any, is_record: Callable[[Any], bool], depth: int = _DEPTH) -> bool:
     """An array of records, or an object that holds them under keys, or arrays of them; and is itself no record."""
     if not isinstance(value, dict | list) or is_record(value):
@@ -145,7 +164,9 @@ def _is_container(value: Any, is_record: Callable[[Any], bool], depth: int = _DE
     return depth > 1 and any(_is_container(child, is_record, depth - 1) for child in children)
 
 
-def _unpacked(values: Iterator[JsonValue], is_record: Callable[[Any], bool]) -> Iterator[JsonValue]:
+def _unpacked(
+    values: Iterator[JsonValue], is_record: Callable[[Any], bool], is_line: Callable[[Any], bool]
+) -> Iterator[JsonValue]:
     """The records in JSON values that stand one after another.
 
     A record's key is unique in the file: its value's number from 0; in a container its key there, after that number
@@ -157,7 +178,8 @@ def _unpacked(values: Iterator[JsonValue], is_record: Callable[[Any], bool]) -> 
         if value.problem:
             yield value
             continue
-        if _is_container(value.value, is_record):
+        value = _opened(value, is_record)
+        if not is_line(value.value) and _is_container(value.value, is_record):
             yield from _children(value, f"{number}." if len(head) > 1 else "", is_record, _DEPTH)
         else:
             yield value._replace(key=str(number))
@@ -178,8 +200,8 @@ def _children(container: JsonValue, prefix: str, is_record: Callable[[Any], bool
         raw = bytes(view)
         begin = max(at, text.find(raw, at))
         line += text.count(b"\n", at, begin)
-        value = JsonValue(line, f"{prefix}{key}", raw, child)
-        if depth > 1 and _is_container(child, is_record, depth - 1):
+        value = _opened(JsonValue(line, f"{prefix}{key}", raw, child), is_record)
+        if depth > 1 and _is_container(value.value, is_record, depth - 1):
             yield from _children(value, f"{prefix}{key}.", is_record, depth - 1)
         elif not keyed or isinstance(child, dict | list | str):
             yield value

@@ -187,8 +187,13 @@ class _Recogniser:
             self._value, self._format = value, next((f for f in self._possible(value) if f.recognise(value)), None)
         return self._format
 
-    def is_record(self, value: Any) -> bool:
-        return self.format_of(value) is not None
+    def records(self, stream: Stream) -> Iterator[JsonValue]:
+        """The records of a stream of JSON."""
+        return json_records(stream, self._is_record, lambda value: self.format_of(value) is not None)
+
+    def _is_record(self, value: Any) -> bool:
+        format = self.format_of(value)
+        return isinstance(format, RecordFormat) or (format is not None and format.in_containers)
 
     def _possible(self, value: Any) -> list[RecordFormat | SessionFormat]:
         if not isinstance(value, dict):
@@ -215,7 +220,7 @@ def _read_stream(
         rows = table_records(file.path if is_whole else stream.read_all(), is_parquet=head.startswith(PARQUET))
         yield from _known_records(rows, recogniser, file, on_error)
     elif _JSON_START.match(head.removeprefix(BOM)) and of_records:
-        yield from _known_records(json_records(stream, recogniser.is_record), recogniser, file, on_error)
+        yield from _known_records(recogniser.records(stream), recogniser, file, on_error)
     else:
         sample = head.removeprefix(BOM).decode("utf-8", errors="ignore")
         text_format = next((f for f in of_text if f.recognise(sample)), None)
@@ -229,7 +234,7 @@ def _read_archive(file: LogFile, data: bytes, recogniser: _Recogniser, on_error:
     n_read = 0
     for name, stream in archive_members(data):
         with contextlib.suppress(_Unrecognised):
-            for draft in _known_records(json_records(stream, recogniser.is_record), recogniser, file, on_error):
+            for draft in _known_records(recogniser.records(stream), recogniser, file, on_error):
                 draft.record = f"{name}:{draft.record}"
                 n_read += 1
                 yield draft

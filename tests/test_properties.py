@@ -249,6 +249,9 @@ def records(logs, few, tmp_path_factory):
     def format_of(value):
         return next((f.name for f in OF_RECORDS if f.recognise(value)), None)
 
+    def is_known(value):
+        return format_of(value) is not None
+
     found = defaultdict(list)
     for path in sorted(p for log in logs for p in ([Path(log)] if Path(log).is_file() else Path(log).rglob("*"))):
         if path.is_dir() or path.suffix in (".md", ".txt"):
@@ -259,7 +262,7 @@ def records(logs, few, tmp_path_factory):
                 streams = [stream for _, stream in archive_members(path.read_bytes())]
             else:
                 streams = [stack.enter_context(open_stream(str(path), ignore))]
-            for record in chain.from_iterable(json_records(s, lambda v: format_of(v) is not None) for s in streams):
+            for record in chain.from_iterable(json_records(s, is_known, is_known) for s in streams):
                 if name := format_of(record.value):
                     of_file[name].append(record.raw)
         for name, raws in of_file.items():

@@ -35,12 +35,15 @@ class SessionFormat(NamedTuple):
     Attributes:
         recognise: whether a decoded record can be part of such a session.
         read: drafts of all of a file's records that were recognised, in order. Each sets `record`, unique in the file.
+        in_containers: whether such records are also looked for in arrays and objects; a message, as there are in every
+            run, is one only as a value of the file itself.
     """
 
     name: str
     about: str
     recognise: Callable[[Any], bool]
     read: Callable[[list[SessionRecord]], Iterable[Draft]]
+    in_containers: bool = True
 
 
 class TextFormat(NamedTuple):

@@ -120,10 +120,11 @@ def _messages(record: Any) -> tuple[str, list[dict[str, Any]] | None]:
 
 def is_chat(messages: Any) -> bool:
     """A list of messages, each with a role that is known and content that can be one."""
-    return isinstance(messages, list) and bool(messages) and all(_is_message(m) for m in messages)
+    return isinstance(messages, list) and bool(messages) and all(is_message(m) for m in messages)
 
 
-def _is_message(message: Any) -> bool:
+def is_message(message: Any) -> bool:
+    """Whether a value is a message with a role that is known and content that can be one."""
     return (
         isinstance(message, dict)
         and isinstance(message.get("role"), str)
@@ -205,6 +206,8 @@ def message_pieces(fields: Fields, *, index: int, acted: bool, tagged: bool = Fa
     if author is None:
         raise RecordError(f"message {index} has no role that is known", hint=f"one of: {', '.join(AUTHORS)}")
     blocks = _with_media(_blocks(fields.get("content")))
+    if role == "tool_call":
+        blocks = [block._replace(kind="call") if block.kind == "text" else block for block in blocks]
     mapped = {"role", "content"}
     if author == "agent":
         pieces, more = _agent(fields, blocks, index=index, tagged=tagged)
@@ -453,7 +456,8 @@ def call_texts(text: str, *, message: int, **about: Any) -> list[Piece]:
         raws = items_of(text.encode()) or [msgspec.Raw(text.encode())]
         calls = [fields_of(raw) for raw in raws]
     except (msgspec.DecodeError, RecursionError):
-        return [call("", text, message=message, syntax="text", **about)]
+        name = tags.call_about(text).get("name", "")
+        return [call(name, text, message=message, syntax="text", **about)]
     pieces = []
     for raw, fields in zip(raws, calls, strict=True):
         name, key = text_of(fields.get("name")), "parameters" if "parameters" in fields else "arguments"

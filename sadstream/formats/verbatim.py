@@ -34,6 +34,11 @@ def is_object(raw: Json | None) -> bool:
     return raw is not None and bytes(raw).lstrip()[:1] == b"{"
 
 
+def object_of(raw: Json | None) -> Fields:
+    """Fields of a JSON object, each as it was written; none where it is no object."""
+    return fields_of(raw) if is_object(raw) else {}
+
+
 def string_of(raw: Json | None) -> str | None:
     """A JSON string's text; None for any other value."""
     if raw is None or bytes(raw).lstrip()[:1] != b'"':

@@ -1,0 +1,115 @@
+"""Chats in the shapes of other makers and frameworks, each as their own writers write it."""
+
+import json
+
+from tests.test_formats_wild import cut, kinds, rows, runs
+
+
+def lines(*values):
+    return "".join(json.dumps(value) + "\n" for value in values)
+
+
+def calls(trajectory):
+    """Name, arguments and id of each call."""
+    acts = [s for s in trajectory.spans if s.kind == "act" and s.name]
+    return [(s.name, trajectory.text[s.arguments_start : s.arguments_stop], s.call_id) for s in acts]
+
+
+MESSAGES = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "List."},
+    {
+        "role": "assistant",
+        "content": "I look.",
+        "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "ls", "arguments": "{}"}}],
+    },
+    {"role": "tool", "tool_call_id": "c1", "content": "a.py"},
+    {"role": "assistant", "content": "One file."},
+]
+
+
+def test_a_message_a_line_is_read_as_the_list_of_them(tmp_path):
+    (one,) = runs(tmp_path / "lines.jsonl", lines(*MESSAGES))
+    (other,) = runs(tmp_path / "list.json", MESSAGES)
+    assert (one.source.format, one.text, one.spans) == ("messages", other.text, other.spans)
+
+
+def test_messages_of_several_conversations_are_told_apart_by_a_name_they_all_have(tmp_path):
+    told = lines(*({"thread_id": t, **m} for m in MESSAGES for t in ("b", "a")))
+    assert [(t.id, len(t.spans)) for t in runs(tmp_path / "a.jsonl", told)] == [("b", 6), ("a", 6)]
+
+
+def test_a_system_message_opens_the_next_run_only_where_the_first_run_has_one(tmp_path):
+    assert len(runs(tmp_path / "a.jsonl", lines(*MESSAGES, *MESSAGES))) == 2
+    assert len(runs(tmp_path / "b.jsonl", lines(*MESSAGES[1:], *MESSAGES))) == 1
+
+
+def test_message_lines_with_typed_blocks_or_tags_are_read_by_those_who_know_them(tmp_path):
+    typed = lines(
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "ls", "input": {}}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "a"}]},
+    )
+    (run,) = runs(tmp_path / "a.jsonl", typed)
+    assert (kinds(run), calls(run)) == (["context", "act", "observation"], [("ls", "{}", "t")])
+    tagged = lines(
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "<think>Hm.</think>\n<search> x </search>"},
+        {"role": "user", "content": "<information>y</information>"},
+    )
+    (run,) = runs(tmp_path / "b.jsonl", tagged)
+    assert kinds(run) == ["context", "reason", "act", "observation"]
+
+
+def test_messages_that_stand_in_something_else_are_no_run_of_their_own(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"notes": [{"role": "assistant", "content": "a"}, {"role": "x"}]}))
+    (tmp_path / "b.jsonl").write_text(lines(*MESSAGES))
+    found = {row["source"]["file"]: row["refused"] for row in rows(tmp_path)}
+    assert found == {"a.json": "unrecognised", "b.jsonl": None}
+
+
+def test_a_list_of_messages_may_be_json_text_in_its_record(tmp_path):
+    record = {"uuid": "u", "messages": json.dumps(MESSAGES), "tools": '[{"name":  "ls"}]'}
+    (run,) = runs(tmp_path / "a.jsonl", lines(record))
+    (plain,) = runs(tmp_path / "b.json", MESSAGES)
+    assert (run.text, [bytes(tool) for tool in run.tools]) == (plain.text, [b'{"name":  "ls"}'])
+
+
+def test_a_tool_call_may_be_a_message_of_its_own(tmp_path):
+    written = '{"name": "f", "arguments": {"a": 1}}'
+    messages = [
+        {"role": "user", "content": "q"},
+        {"role": "tool_call", "content": written},
+        {"role": "tool_call", "content": "{'name': 'g', 'arguments': ''}"},
+        {"role": "tool_response", "content": "r"},
+        {"role": "assistant", "content": "done"},
+    ]
+    (run,) = runs(tmp_path / "a.json", {"messages": messages})
+    assert kinds(run) == ["context", "act", "act", "observation", "act"]
+    assert [call[:2] for call in calls(run)] == [("f", '{"a": 1}'), ("g", "{'name': 'g', 'arguments': ''}")]
+
+
+PLAIN = [
+    {"type": "human", "content": "q", "additional_kwargs": {}, "id": "1"},
+    {"type": "ai", "content": "", "tool_calls": [{"name": "f", "args": {"a": 1}, "id": "c", "type": "tool_call"}]},
+    {"type": "tool", "content": "r", "name": "f", "tool_call_id": "c", "status": "success"},
+    {"type": "ai", "content": "done", "additional_kwargs": {"reasoning_content": "Hm."}, "tool_calls": []},
+]
+
+
+def test_langchain_messages_are_read_in_each_form_they_are_written_in(tmp_path):
+    with_data = [{"type": m["type"], "data": m} for m in PLAIN]
+    named = {"human": "HumanMessage", "ai": "AIMessage", "tool": "ToolMessage"}
+    with_lc = [
+        {"lc": 1, "type": "constructor", "id": ["langchain", "schema", named[m["type"]]], "kwargs": m} for m in PLAIN
+    ]
+    forms = [PLAIN, with_data, with_lc, {"messages": PLAIN}, {"values": {"messages": PLAIN}, "next": []}]
+    read = [run for n, form in enumerate(forms) for run in runs(tmp_path / f"{n}.json", form)]
+    read += runs(tmp_path / "lines.jsonl", lines(*PLAIN))
+    assert len(read) == 6
+    for run in read:
+        assert kinds(run) == ["context", "act", "observation", "reason", "act"]
+        assert [(name, json.loads(arguments), native) for name, arguments, native in calls(run)] == [
+            ("f", {"a": 1}, "c")
+        ]
+        assert cut(run)[3:] == [("reason", "Thought: Hm.\n"), ("act", "Answer: done\n")]
