@@ -113,3 +113,78 @@ def test_langchain_messages_are_read_in_each_form_they_are_written_in(tmp_path):
             ("f", {"a": 1}, "c")
         ]
         assert cut(run)[3:] == [("reason", "Thought: Hm.\n"), ("act", "Answer: done\n")]
+
+
+CONVERSE = [
+    {"role": "user", "content": [{"text": "Weather?"}, {"cachePoint": {"type": "default"}}]},
+    {
+        "role": "assistant",
+        "content": [
+            {"reasoningContent": {"reasoningText": {"text": "A tool.", "signature": "sig"}}},
+            {"text": "I check."},
+            {"toolUse": {"toolUseId": "t", "name": "weather", "input": {"city": "Ulm"}}},
+        ],
+    },
+    {
+        "role": "user",
+        "content": [{"toolResult": {"toolUseId": "t", "content": [{"json": {"c": 12}}], "status": "error"}}],
+    },
+    {"role": "assistant", "content": [{"text": "12."}]},
+]
+
+
+def test_bedrocks_messages_are_read_alone_in_logged_calls_and_in_its_invocation_logs(tmp_path):
+    calls_logged = [
+        {
+            "request": {"messages": CONVERSE[:n]},
+            "response": {"output": {"message": CONVERSE[n]}, "stopReason": "end_turn"},
+        }
+        for n in (1, 3)
+    ]
+    invocations = [
+        {"requestId": n, "input": {"inputBodyJson": c["request"]}, "output": {"outputBodyJson": c["response"]}}
+        for n, c in enumerate(calls_logged)
+    ]
+    asked = {"messages": CONVERSE[:3], "output": {"message": CONVERSE[3]}}
+    read = [*runs(tmp_path / "a.json", CONVERSE), *runs(tmp_path / "b.json", asked)]
+    for name, logged in (("c", calls_logged), ("d", invocations), ("e", CONVERSE)):
+        read += runs(tmp_path / f"{name}.jsonl", lines(*logged))
+    assert len(read) == 5
+    for run in read:
+        spans = [s for s in run.spans if s.stop > s.start]
+        assert [s.kind for s in spans] == ["context", "reason", "reason", "act", "observation", "act"]
+        assert calls(run) == [("weather", '{"city": "Ulm"}', "t")]
+        assert (len(spans[1].opaque), spans[4].error, spans[4].call_id) == (1, True, "t")
+        assert cut(run)[-2:] == [("observation", 'Observation: {"c": 12}\n'), ("act", "Answer: 12.\n")]
+
+
+def stream_event(kind, session="s", agent=None, **fields):
+    return {"type": kind, "session_id": session, "parent_tool_use_id": agent, **fields}
+
+
+def said(native, *blocks):
+    return {"id": native, "role": "assistant", "content": list(blocks)}
+
+
+def test_events_of_claudes_stream_are_a_run_a_session_and_one_a_sub_agent(tmp_path):
+    use = {"type": "tool_use", "id": "t", "name": "Task", "input": {}}
+    result = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "found"}]}
+    events = [
+        {"type": "system", "subtype": "init", "session_id": "s", "tools": ["Task"]},
+        stream_event("assistant", message=said("m1", {"type": "text", "text": "I look."})),
+        {"type": "stream_event", "session_id": "s", "parent_tool_use_id": None, "event": {"type": "message_stop"}},
+        stream_event("assistant", message=said("m1", use)),
+        stream_event("user", agent="t", message={"role": "user", "content": "Find it."}),
+        stream_event("assistant", agent="t", message=said("m2", {"type": "text", "text": "found"})),
+        stream_event("user", message=result),
+        stream_event("assistant", message=said("m3", {"type": "text", "text": "Done."})),
+        {"type": "result", "subtype": "success", "is_error": False, "session_id": "s", "result": "Done."},
+    ]
+    for form in (lines(*events), events):
+        whole, part = runs(tmp_path / "a.json", form)
+        assert (whole.source.format, whole.id, part.id, part.parent_id) == ("claude-stream", "s", "s/t", "s")
+        assert kinds(whole) == ["reason", "act", "observation", "act"]
+        assert [s.step for s in whole.spans] == [0, 0, 0, 1]
+        assert (whole.outcome.ending, whole.outcome.answer) == ("finished", "Done.")
+        assert json.loads(bytes(whole.extra["n_stream_events"])) == 1
+        assert (kinds(part), part.task) == (["context", "act"], "Find it.")

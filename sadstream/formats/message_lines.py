@@ -7,6 +7,7 @@ import msgspec
 
 from sadstream.formats import (
     anthropic,
+    converse,
     crewai,
     gemini,
     langchain,
@@ -53,6 +54,7 @@ _READERS = tuple(
         *crewai.FORMATS,
         *smolagents.FORMATS,
         *mini_swe_agent.FORMATS,
+        *converse.FORMATS,
         *anthropic.FORMATS,
         *openai_chat.TAGGED_FORMATS,
         *llamafactory.FORMATS,
