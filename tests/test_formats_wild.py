@@ -282,7 +282,8 @@ def test_a_prompt_and_the_run_beside_it_are_told_apart(tmp_path, prompt, run):
 
 def test_calls_in_blocks_that_nobody_reads_are_not_taken_for_pictures(tmp_path):
     call = {"toolUse": {"toolUseId": "1", "name": "f", "input": {}}}
-    messages = [{"role": "user", "content": [{"text": "Who?"}]}, {"role": "assistant", "content": [call]}]
+    mixed = [{"type": "text", "text": "I look."}, call]
+    messages = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": mixed}]
     (tmp_path / "log.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
     (tmp_path / "other.jsonl").write_text('{"text": "> go\\nOK\\n"}\n')
     refused = {row["source"]["file"]: row["refused"] for row in rows(tmp_path)}

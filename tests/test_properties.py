@@ -51,6 +51,18 @@ def otel_line(number: int, **attributes: str) -> dict:
 
 
 TURN = "<|im_start|>{}\n{}<|im_end|>\n"
+CONVERSE = [
+    {"role": "user", "content": [{"text": "q"}, {"image": {"format": "png"}}]},
+    {
+        "role": "assistant",
+        "content": [
+            {"reasoningContent": {"reasoningText": {"text": "Hm.", "signature": "x"}}},
+            {"toolUse": {"toolUseId": "t", "name": "f", "input": {"a": 1}}},
+        ],
+    },
+    {"role": "user", "content": [{"toolResult": {"toolUseId": "t", "content": [{"json": 1}], "status": "error"}}]},
+    {"role": "assistant", "content": [{"text": "a"}]},
+]
 MADE_UP = {
     "smolagents": [
         {
@@ -93,6 +105,48 @@ MADE_UP = {
                 {"role": "user", "content": "Observation:\nExecution logs:\n2"},
             ]
         }
+    ],
+    "messages": [
+        {"role": "user", "content": "q"},
+        {
+            "role": "assistant",
+            "content": "Hm.",
+            "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+        },
+        {"role": "tool", "tool_call_id": "c", "content": "r"},
+        {"role": "assistant", "content": "a"},
+    ],
+    "langchain": [
+        {
+            "messages": [
+                {"type": "human", "content": "q"},
+                {"type": "ai", "content": "", "tool_calls": [{"name": "f", "args": {"a": 1}, "id": "c"}]},
+                {"type": "tool", "data": {"content": "r", "tool_call_id": "c", "status": "error"}},
+                {"lc": 1, "id": ["langchain", "AIMessage"], "kwargs": {"content": [{"type": "text", "text": "a"}]}},
+            ]
+        }
+    ],
+    "converse": [{"messages": CONVERSE, "system": [{"text": "s"}], "toolConfig": {"tools": []}}],
+    "converse-calls": [
+        {"request": {"messages": CONVERSE[:1]}, "response": {"output": {"message": CONVERSE[1]}}},
+        {
+            "input": {"inputBodyJson": {"messages": CONVERSE[:3]}},
+            "output": {"outputBodyJson": {"output": {"message": CONVERSE[3]}, "stopReason": "end_turn"}},
+        },
+    ],
+    "claude-stream": [
+        {"type": "system", "subtype": "init", "session_id": "s"},
+        {
+            "type": "assistant",
+            "session_id": "s",
+            "message": {"id": "m", "role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "f"}]},
+        },
+        {
+            "type": "user",
+            "session_id": "s",
+            "message": {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "r"}]},
+        },
+        {"type": "result", "subtype": "success", "session_id": "s", "result": "a"},
     ],
     "gemini-cli": [
         {
