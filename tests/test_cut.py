@@ -14,6 +14,7 @@ from sadstream.formats import react_chat
 from sadstream.formats.dialects import EXAMPLES_END, LABELS, dialect_of
 from sadstream.formats.line_pattern import LinePattern
 from sadstream.frames import LOG_SCHEMA, SPAN_FIELDS, log_frame
+from sadstream.labels import in_sequence
 from tests.strategies import chats, texts, transcripts
 
 FEW = settings(max_examples=settings().max_examples // 4)
@@ -88,6 +89,43 @@ def test_a_text_that_is_told_to_be_react_is_cut_where_its_pattern_matches(text):
 def test_numbers_of_several_digits_count_by_tens():
     text = "".join(f"Action {n}: x\n" for n in range(1, 9)) + "Thought 10: a quotation\n"
     assert sadstream.cut_spans(pl.LazyFrame({"text": [text]})).collect().height == 8
+
+
+NUMBERS = st.one_of(
+    st.integers(0, 12), st.sampled_from([98, 99, 100, 101, 10**17, 10**17 + 1, 10**18, 10**18 + 1, 2**63 - 1, 2**63])
+)
+
+
+@given(st.lists(st.tuples(NUMBERS, st.sampled_from(["", "0", "0" * 25]), st.booleans()), min_size=1, max_size=12))
+@example([(n, "", False) for n in (8, 9, 10, 11, 10, 99, 12)])
+@example([(2**63 - 1, "", False), (2**63, "", False)])
+def test_numbers_of_any_length_are_followed_as_their_values_are(labels):
+    lines = [f"Action {zeros}{n}: x{' 1' * quotes}\n" for n, zeros, quotes in labels]
+    starts = np.cumsum([0, *map(len, lines)])[:-1]
+    # A number that no column can hold is none that another follows.
+    kept = in_sequence([n if n < 2**63 else -1 for n, _, _ in labels])
+    expected = {0} | {int(start) for start, is_kept in zip(starts, kept, strict=True) if is_kept}
+    spans = sadstream.cut_spans(pl.LazyFrame({"text": ["".join(lines)], "dialect": ["react-numbered"]})).collect()
+    assert set(spans["start"].to_list()) == expected
+
+
+@FEW
+@given(st.lists(st.tuples(st.sampled_from(["", "\n", " \n\n"]), st.booleans()), min_size=1, max_size=4))
+def test_blanks_before_a_messages_first_label_are_part_of_its_span(turns):
+    messages = [{"role": "user", "content": "Do it."}]
+    for blanks, labelled in turns:
+        messages += [{"role": "assistant", "content": blanks + "Thought: a\nAction: b" if labelled else "c"}]
+        messages += [{"role": "user", "content": "Observation: d"}]
+    frame = log_frame(list(react_chat.read(messages, json.dumps(messages).encode())))
+    spans = sadstream.cut_spans(frame.lazy()).filter(pl.col("author") == "agent").collect()
+    of_turn = [["reason", "act"] if labelled else ["act"] for _, labelled in turns]
+    assert spans["kind"].to_list() == [kind for kinds in of_turn for kind in kinds]
+    assert (spans["stop"][:-1] <= spans["start"][1:]).all()
+    text = sadstream.segment(frame.lazy()).collect()["text"][0]
+    firsts = [
+        text[start:stop] for kind, start, stop in spans.select("kind", "start", "stop").rows() if kind == "reason"
+    ]
+    assert [t.removesuffix("\n") for t in firsts] == [blanks + "Thought: a" for blanks, labelled in turns if labelled]
 
 
 @FEW
