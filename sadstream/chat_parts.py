@@ -21,12 +21,21 @@ _PRIVATE_USE = (*range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE))
 
 
 class Cut(NamedTuple):
-    """A piece of a rendered text: half-open, in code points. `step` as in `sadstream.Span`."""
+    """A piece of a rendered text.
+
+    Attributes:
+        kind, step: as in `sadstream.Span`.
+        start, stop: half-open, in code points.
+        logged_as: index of the log's message that it came from; None of what the agent does not say here.
+        words: what the log holds of it.
+    """
 
     kind: Kind
     start: int
     stop: int
     step: int | None
+    logged_as: int | None = None
+    words: str = ""
 
 
 class Taught(NamedTuple):
@@ -297,8 +306,12 @@ def _cut_group(group: _Group, places: Sequence[tuple[int, int] | None], start: i
             following = places[number + 1]
             end = min(max(end, at), following[0] if following else stop)
         if end > at:
-            yield Cut(part.kind, at, end, part.step)
+            yield _cut(part, at, end)
         at = end
+
+
+def _cut(part: Part, start: int, stop: int) -> Cut:
+    return Cut(part.kind, start, stop, part.step, part.logged_as, part.text)
 
 
 def _with_opened_thinking(prompt: str, whole: str, begin: int, cuts: Sequence[Cut], thoughts: _Group | None) -> Taught:
@@ -312,7 +325,7 @@ def _with_opened_thinking(prompt: str, whole: str, begin: int, cuts: Sequence[Cu
         is_last = number + 1 == len(parts)
         end = len(prompt) + len(said) + len(closing) if is_last else min(at + len(part.text), len(prompt) + len(said))
         if end > at:
-            added.append(Cut(part.kind, at, end, part.step))
+            added.append(_cut(part, at, end))
         at = end
     moved_by = len(prompt) + len(said) + len(closing) - begin
     rest = _moved(cuts, moved_by)

@@ -1,5 +1,6 @@
 """Teacher samples to bytes and back. docs/teacher-shards.md gives the layout byte by byte."""
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
@@ -57,6 +58,7 @@ class TeacherArrays(NamedTuple):
             log of the share of draws that fell on each.
         log_tail: float32 [S], log of the mass outside the row's ids; -inf where there is none.
         entropy: float32 [S], nats. token_logprobs: float32 [S], of the logged token.
+        sources: uint8 [S], where each row comes from, of teachers that have several; counted in the index, not stored.
     """
 
     token_ids: NDArray[Any]
@@ -68,6 +70,7 @@ class TeacherArrays(NamedTuple):
     log_tail: NDArray[Any]
     entropy: NDArray[Any]
     token_logprobs: NDArray[Any]
+    sources: NDArray[Any] | None = None
 
 
 def encode_teacher_sample(
@@ -338,3 +341,17 @@ def unpack(column: bytes, size: int, dtype: str) -> NDArray[Any]:
     """A column of so many numbers as an array, not writeable."""
     n_bytes = size * int(dtype[-1])
     return np.frombuffer(column if len(column) == n_bytes else _ZSTD.decompress(column, n_bytes, asbytes=True), dtype)
+
+
+def alike_in_width(name: str, each: Sequence[Mapping[str, NDArray[Any]]]) -> list[NDArray[Any]]:
+    """A column of several samples, those of K filled up to the largest K among them, as rows of fewer ids are."""
+    columns = [arrays[name] for arrays in each]
+    if name not in ("topk_ids", "topk_logprobs") or len({column.shape[1] for column in columns}) < 2:
+        return columns
+    widest = max(column.shape[1] for column in columns)
+    return [_filled(column, widest - column.shape[1], name == "topk_ids") for column in columns]
+
+
+def _filled(column_SK: NDArray[Any], n_more: int, is_ids: bool) -> NDArray[Any]:
+    fill = column_SK[:, :1] if is_ids else np.full((len(column_SK), 1), -np.inf, column_SK.dtype)
+    return np.concatenate([column_SK, np.repeat(fill, n_more, axis=1)], axis=1)

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from sadstream.codec import decode_teacher_sample
+from sadstream.codec import alike_in_width, decode_teacher_sample
 from sadstream.errors import ConfigError, ManifestError, ModelError, ShardError
 from sadstream.manifest import read_manifest, verify
 from sadstream.model_files import model_fingerprint, resolve_model, tokenizer_fingerprint
@@ -197,10 +197,8 @@ class _Tokens(NamedTuple):
     @classmethod
     def of(cls, samples: list[Arrays]) -> "_Tokens":
         names = ("topk_ids", "topk_logprobs", "tail_mass", "entropy", "token_logprobs")
-        columns = (
-            [a["token_ids"][a["positions"]], a["kinds"][a["positions"]], *(a[name] for name in names)] for a in samples
-        )
-        return cls(*(np.concatenate(column) for column in zip(*columns, strict=True)))
+        own = [[a[name][a["positions"]] for a in samples] for name in ("token_ids", "kinds")]
+        return cls(*map(np.concatenate, [*own, *(alike_in_width(name, samples) for name in names)]))
 
     def logprob_in_topk(self) -> NDArray[Any]:
         """What the top k say of the logged token; nan where it is not among them."""

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sadstream.codec import alike_in_width
 from sadstream.losses import TokenLoss, hard_loss, soft_loss, token_losses
 from sadstream.models import head_of, hidden_states
 from sadstream.ranks import ALONE, Ranks
@@ -96,15 +97,16 @@ def measure_unigram(training: Split, held_out: Split, vocab_size: int) -> dict[s
 
 def _tokens_by_kind(split: Split) -> dict[str, list[NDArray[Any]]]:
     """topk_ids, probabilities and tail mass of a split's tokens, of the first two million at most."""
-    parts: dict[str, list[list[NDArray[Any]]]] = {"reason": [], "act": []}
+    names = ("topk_ids", "topk_logprobs", "tail_mass")
+    parts: dict[str, list[dict[str, NDArray[Any]]]] = {"reason": [], "act": []}
     n_tokens = 0
     for batch in split.batches(torch.device("cpu")):
         for kind, mask in (("reason", batch.is_reason_N), ("act", batch.is_act_N)):
-            ids, logprobs, tail = (
-                batch.targets[name][mask].numpy() for name in ("topk_ids", "topk_logprobs", "tail_mass")
-            )
-            parts[kind].append([ids, np.exp(logprobs), tail])
+            parts[kind].append({name: batch.targets[name][mask].numpy() for name in names})
         n_tokens += len(batch.is_act_N)
         if n_tokens > _UNIGRAM_TOKENS:
             break
-    return {kind: [np.concatenate(column) for column in zip(*rows, strict=True)] for kind, rows in parts.items()}
+    joined = {
+        kind: [np.concatenate(alike_in_width(name, each)) for name in names] for kind, each in parts.items() if each
+    }
+    return {kind: [ids, np.exp(logprobs), tail] for kind, (ids, logprobs, tail) in joined.items()}

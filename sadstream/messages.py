@@ -20,7 +20,7 @@ class Part(NamedTuple):
         text: as logged; of a call its arguments.
         core_start, core_stop: within `text`, the part without labels and outer blanks.
         name, call_id: of a call.
-        kind, step: of the span.
+        kind, step: of the span. logged_as: index of the log's message that it came from.
     """
 
     field: Field
@@ -31,6 +31,7 @@ class Part(NamedTuple):
     call_id: str | None
     kind: Kind
     step: int | None
+    logged_as: int | None = None
 
 
 class Message(NamedTuple):
@@ -156,7 +157,8 @@ def _part(text: str, span: Span) -> Part:
     body = text[max(start, span.body_start) : min(stop, span.body_stop)]
     core = body.strip()
     core_start = max(start, span.body_start) - start + len(body) - len(body.lstrip()) if core else 0
-    return Part(field, said, core_start, core_start + len(core), span.name, span.call_id, span.kind, span.step)
+    core_stop = core_start + len(core)
+    return Part(field, said, core_start, core_stop, span.name, span.call_id, span.kind, span.step, span.message)
 
 
 def _arguments(span: Span) -> tuple[int | None, int | None]:

@@ -43,15 +43,25 @@ def teacher_arrays(job: Job, said: Sequence[Mapping[int, float] | None], top_k: 
             )
         if not all((math.isfinite(value) and value <= 1e-3) or value == -math.inf for _, value in best):
             raise ModelError(f"{where}: what the teacher says at token {position} are no logprobs: {best[:3]}")
-        values = np.minimum([value for _, value in best], 0.0)
-        tail = max(0.0, 1.0 - math.fsum(np.exp(values)))
+        values = [min(value, 0.0) for _, value in best]
         # A row with fewer ids repeats its first without any mass.
         ids[row] = best[0][0]
         ids[row, : len(best)], logprobs[row, : len(best)] = [number for number, _ in best], values
-        log_tail[row] = math.log(tail) if tail > 0 else -math.inf
-        with np.errstate(invalid="ignore"):
-            entropy[row] = -np.nansum(np.exp(values) * values) - (tail * math.log(tail) if tail > 0 else 0.0)
+        log_tail[row], entropy[row] = tail_and_entropy(values)
         token_logprobs[row] = min(0.0, found[token])
     return TeacherArrays(
         job.token_ids, job.kinds, job.steps, positions, ids, logprobs, log_tail, entropy, token_logprobs
     )
+
+
+def tail_and_entropy(logprobs: Sequence[float]) -> tuple[float, float]:
+    """Of some ids the log of what their mass lacks to 1, and the entropy of these and the rest as one, nats.
+
+    >>> tail_and_entropy([0.0])
+    (-inf, 0.0)
+    """
+    terms = [math.exp(value) for value in logprobs]
+    tail = max(0.0, 1.0 - math.fsum(terms))
+    log_tail = math.log(tail) if tail > 0 else -math.inf
+    entropy = -math.fsum(p * value for p, value in zip([*terms, tail], [*logprobs, log_tail], strict=True) if p > 0)
+    return log_tail, entropy + 0.0

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from sadstream.codec import decode_teacher_sample
+from sadstream.codec import alike_in_width, decode_teacher_sample
 from sadstream.errors import ModelError, ShardError
 from sadstream.order import EVERY_STEP, Order, Rows, micro_batches, take
 from sadstream.packing import fill_rows, pack_rows
@@ -87,7 +87,7 @@ def collate(
         "kind": kind,
         "weight": np.array(weights or [1] * len(samples), np.float32)[sample],
         "tokens": packed.input_ids_BT[window, position],
-        **{name: np.concatenate([arrays[name] for arrays in each]) for name in _TEACHER},
+        **{name: np.concatenate(alike_in_width(name, each)) for name in _TEACHER},
     }
     kept = np.full(len(kind), True) if everything else (kind == REASON) | (kind == ACT)
     if limit != EVERY_STEP:

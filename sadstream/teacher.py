@@ -6,7 +6,8 @@ Imports no torch until there is something to ask, so a finished folder is recogn
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from sadstream.chat_template import read_template
 from sadstream.codec import MOST_DRAWS, Mode
 from sadstream.endpoint import Endpoint
 from sadstream.errors import ConfigError, ManifestError, RenderError
+from sadstream.logged_labels import LoggedLabels
 from sadstream.manifest import (
     MANIFEST,
     StageFolder,
@@ -32,6 +34,7 @@ from sadstream.score import KINDS
 from sadstream.served_teachers import ServedTeacher, VllmTeacher
 from sadstream.shards import Sample, scan_index, write_shard
 from sadstream.teacher_index import (
+    LOGS_INDEX,
     TEACHER_INDEX,
     asked_windows,
     first_of,
@@ -40,7 +43,7 @@ from sadstream.teacher_index import (
     tokens_in,
     window_key,
 )
-from sadstream.teachers import Backend, LocalTeacher, LoggedLabels, Packing, Teacher, batches_of
+from sadstream.teachers import Backend, LocalTeacher, Packing, Teacher, batches_of
 from sadstream.windows import Job, Plan, Positions, Render, plan_windows
 from sadstream_schemas import InputFile, Manifest, Shard
 
@@ -68,7 +71,8 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
         dtype: `auto`, `float32`, `bfloat16`, `float16`.
         render: `auto`, `text` or `chat`; see `windows.Plan`.
         backend: who answers: `transformers` or `vllm` in this process; `openai`, a server; or `logs`, nobody: each
-            logged token is its own label, and `teacher` gives tokenizer and configuration.
+            token is labelled by the logprobs that the log holds of it, or by itself, and `teacher` gives tokenizer and
+            configuration.
         endpoint: address of the server, up to and with `/v1`; `teacher` then gives tokenizer and configuration.
         served_model: the name it serves the teacher under; "" is the only one there.
         concurrency: requests side by side.
@@ -128,7 +132,8 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     inputs, options = _span_shards(spans, manifest), config_hash(decisive)
 
     def check_none_is_gone(shards: list[Shard]) -> None:
-        _check_none_is_gone(out, shards, _plan(config, _tokenizer(teacher_path), decisive), options, progress)
+        jobs = _plan(config, _tokenizer(teacher_path), decisive)
+        _check_none_is_gone(out, shards, jobs, _key_of(config, options), progress)
 
     finished = _finished(out, options)
     if finished is not None and finished.inputs != inputs:
@@ -143,18 +148,19 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     progress(0, None, "tokens", "loading torch and the teacher")
     tokenizer = _tokenizer(teacher_path)
     asked = asked_windows(out, folder.shards)
-    teacher, n_named = _teacher(config, teacher_path, len(tokenizer), decisive["max_length"]), len(tokenizer)
+    teacher, n_named = _teacher(config, teacher_path, tokenizer, decisive["max_length"]), len(tokenizer)
     folder.resolve(teacher.facts)
     if not (out / "tokenizer").is_dir():
         with folder_written_atomically(out / "tokenizer") as target:
             tokenizer.save_pretrained(target)
+    index = LOGS_INDEX if config.backend == "logs" else TEACHER_INDEX
     n_chars = _n_chars(spans, manifest)
     n_done, n_asked = tokens_in(folder), 0
     tally: Counter[str] = Counter()
     refusals: Counter[str] = Counter()
     asking = time.monotonic()
     jobs = _tallied(_plan(config, tokenizer, decisive), tally, refusals)
-    for shard in _by_tokens(_unasked(jobs, asked, options)):
+    for shard in _by_tokens(_unasked(jobs, asked, _key_of(config, options))):
         # Windows are cut while they are asked: how many tokens come is told from characters.
         total = round(tally["tokens"] * max(1.0, n_chars / max(1, tally["chars"])))
         samples: dict[int, Sample] = {}
@@ -165,7 +171,7 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
                 samples[place] = sample
                 n_asked += sample.row["n_tokens"]
             progress(n_done + n_asked, total, "tokens", f"asking the teacher, shard {len(folder.shards)}")
-        write_shard(folder, [samples[i] for i in range(len(shard))], TEACHER_INDEX)
+        write_shard(folder, [samples[i] for i in range(len(shard))], index)
     if not folder.shards:
         raise ConfigError(f"{spans}: no supervised token in it", hint="`sadstream inspect` shows what it holds")
     seconds = time.monotonic() - asking
@@ -187,9 +193,10 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     }
 
 
-def _teacher(config: CacheConfig, path: Path, n_named: int, max_length: int) -> Teacher:
+def _teacher(config: CacheConfig, path: Path, tokenizer: Any, max_length: int) -> Teacher:
+    n_named = len(tokenizer)
     if config.backend == "logs":
-        return LoggedLabels()
+        return LoggedLabels(tokenizer, n_named=n_named, top_k=config.top_k)
     if config.backend == "vllm":
         return VllmTeacher(
             path,
@@ -264,7 +271,8 @@ def plan_cache(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     finished = _finished(Path(config.out), options)
     asked = asked_windows(Path(config.out), finished.shards if finished else [])
     refusals: Counter[str] = Counter()
-    for question in _unasked(_tallied(_plan(config, tokenizer, decisive), Counter(), refusals), asked, options):
+    jobs = _tallied(_plan(config, tokenizer, decisive), Counter(), refusals)
+    for question in _unasked(jobs, asked, _key_of(config, options)):
         n_windows += 1
         n_tokens += len(question.job.token_ids)
         n_supervised += int(question.job.window.supervised.sum())
@@ -285,7 +293,7 @@ def plan_cache(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     if not timed:
         return summary
     progress(n_windows, n_windows, "windows", f"timing the teacher on {len(timed)} of them")
-    teacher, n_named = _teacher(config, path, len(tokenizer), decisive["max_length"]), len(tokenizer)
+    teacher, n_named = _teacher(config, path, tokenizer, decisive["max_length"]), len(tokenizer)
     _samples(config, teacher, n_named, timed[:1])  # the first call pays for what later ones find ready
     begin = time.monotonic()
     samples = [sample for question in timed for sample in _samples(config, teacher, n_named, [question])]
@@ -320,7 +328,7 @@ def _decisive(config: CacheConfig, teacher: Path) -> dict[str, Any]:
         "backend": config.backend,
     }
     if not is_asked:
-        return decisive
+        return {**decisive, "top_k": config.top_k}
     kept = {"draws": config.draws} if config.mode == "sample" else {"top_k": config.top_k, "top_p": config.top_p}
     return {**decisive, **kept}
 
@@ -364,12 +372,12 @@ def _check(config: CacheConfig) -> None:
             raise ConfigError(f"{name} {given}: unknown", hint=" or ".join(known))
     if config.mode == "sample" and config.top_p < 1:
         raise ConfigError("--top-p: what was drawn is not cut", hint="leave out --top-p or --mode sample")
-    if config.backend in ("vllm", "openai") and (config.mode == "sample" or config.top_p < 1):
+    if config.backend == "logs" and config.mode == "sample":
+        raise ConfigError("--backend logs: nobody is asked, so nothing is drawn", hint="leave out --mode sample")
+    if config.backend != "transformers" and (config.mode == "sample" or config.top_p < 1):
         raise ConfigError(
             f"--backend {config.backend}: gives the top k alone", hint="--mode sample and --top-p go with transformers"
         )
-    if config.backend == "logs" and config.mode == "sample":
-        raise ConfigError("--backend logs: nobody is asked, so nothing is drawn", hint="leave out --mode sample")
     if bool(config.endpoint) != (config.backend == "openai"):
         raise ConfigError("--endpoint and --backend openai go together", hint="--endpoint http://localhost:8000/v1")
 
@@ -408,17 +416,23 @@ def _tallied(jobs: Iterator[Job], tally: Counter[str], refusals: Counter[str]) -
         yield job
 
 
-def _unasked(jobs: Iterator[Job], asked: Counter[str], options: str) -> Iterator[Question]:
+def _key_of(config: CacheConfig, options: str) -> Callable[[Job], str]:
+    return partial(window_key, options=options, with_logprobs=config.backend == "logs")
+
+
+def _unasked(jobs: Iterator[Job], asked: Counter[str], key_of: Callable[[Job], str]) -> Iterator[Question]:
     """Those windows that are not among the ones asked, as many times as they are lacking."""
     met: Counter[str] = Counter()
     for job in jobs:
-        key = window_key(job, options)
+        key = key_of(job)
         met[key] += 1
         if met[key] > asked[key]:
             yield Question(job, key, met[key] - 1)
 
 
-def _check_none_is_gone(out: Path, shards: list[Shard], jobs: Iterator[Job], options: str, progress: Progress) -> None:
+def _check_none_is_gone(
+    out: Path, shards: list[Shard], jobs: Iterator[Job], key_of: Callable[[Job], str], progress: Progress
+) -> None:
     """Refuse to extend a cache by spans that lack some of what it holds: it would train on what was taken out.
 
     Raises:
@@ -426,7 +440,7 @@ def _check_none_is_gone(out: Path, shards: list[Shard], jobs: Iterator[Job], opt
     """
     left = asked_windows(out, shards)
     for number, job in enumerate(jobs):
-        left[window_key(job, options)] -= 1
+        left[key_of(job)] -= 1
         progress(number, None, "windows", "comparing with what was asked")
     gone = +left
     if gone:

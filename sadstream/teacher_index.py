@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from sadstream.codec import TeacherArrays, encode_teacher_sample
+from sadstream.logged_tokens import raw_logprobs
 from sadstream.manifest import StageFolder, index_name
 from sadstream.shards import Sample, sample_key
 from sadstream.spans import INDEX_SCHEMA
@@ -32,19 +33,27 @@ TEACHER_INDEX: dict[str, pl.DataType] = {
     "cut_step": pl.Boolean(),
 }
 
+# How many supervised tokens of a window have the log's own distribution, and how many are hard labels and why.
+LABEL_SOURCES = ("n_logged", "n_no_logprobs", "n_unreadable", "n_other_text", "n_other_tokens")
+LOGS_INDEX: dict[str, pl.DataType] = {**TEACHER_INDEX, **dict.fromkeys(LABEL_SOURCES, pl.Int64())}
 
-def window_key(job: Job, options: str) -> str:
+
+def window_key(job: Job, options: str, *, with_logprobs: bool) -> str:
     """What was asked, as a hash: the window's tokens, which of them are supervised, its split, teacher and options.
 
     Two windows with the same key have the same sample, wherever they come from.
 
     Args:
         options: hash of what decides the answers, teacher and tokenizer included.
+        with_logprobs: what the log says of its tokens decides them too.
     """
     digest = hashlib.blake2b(f"{options}\0{job.row['split']}\0{len(job.token_ids)}\0".encode(), digest_size=16)
     digest.update(job.token_ids.astype("<i8").tobytes())
     digest.update(np.packbits(job.window.supervised).tobytes())
     digest.update(job.kinds.tobytes() + job.steps.astype("<i4").tobytes())
+    if with_logprobs:
+        for message, logprobs in raw_logprobs(job.trajectory).items():
+            digest.update(f"{message}\0{len(logprobs)}\0".encode() + logprobs)
     return digest.hexdigest()
 
 
@@ -92,6 +101,9 @@ def teacher_sample(
         "cut_prompt": job.window.cut_prompt,
         "cut_step": job.window.cut_step,
     }
+    if arrays.sources is not None:
+        counts = np.bincount(arrays.sources, minlength=len(LABEL_SOURCES))
+        row |= dict(zip(LABEL_SOURCES, counts.tolist(), strict=True))
     return Sample(sample_key(teacher_key, str(occurrence)), "msgpack", data, row)
 
 
@@ -105,9 +117,10 @@ def teacher_totals(folder: StageFolder) -> dict[str, Any]:
     """The summary of all committed shards, from their indexes."""
     names = [folder.path / index_name(shard.name) for shard in folder.shards]
     supervised = pl.sum_horizontal("n_supervised_reason", "n_supervised_act", "n_supervised_other")
+    index = pl.scan_parquet(names)
+    sources = [name for name in LABEL_SOURCES if name in index.collect_schema()]
     row = (
-        pl.scan_parquet(names)
-        .select(
+        index.select(
             n_samples=pl.len(),
             n_tokens=pl.col("n_tokens").sum(),
             reason=pl.col("n_supervised_reason").sum(),
@@ -119,6 +132,7 @@ def teacher_totals(folder: StageFolder) -> dict[str, Any]:
             n_cut_prompts=pl.col("cut_prompt").sum(),
             n_cut_steps=pl.col("cut_step").sum(),
             n_chat=(pl.col("render") == "chat").sum(),
+            **{name: pl.col(name).sum() for name in sources},
         )
         .collect()
         .row(0, named=True)
@@ -134,4 +148,5 @@ def teacher_totals(folder: StageFolder) -> dict[str, Any]:
         "n_cut_steps": row["n_cut_steps"],
         "n_rendered": {"text": row["n_samples"] - row["n_chat"], "chat": row["n_chat"]},
         "n_shards": len(folder.shards),
+        **({"labels": {name: row[name] for name in sources}} if sources else {}),
     }

@@ -1,10 +1,8 @@
-"""What a teacher is that can be asked: one of transformers in this process, or nobody but the logs."""
+"""What a teacher is that can be asked, and one of transformers in this process."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
-
-import numpy as np
 
 from sadstream.codec import TeacherArrays
 from sadstream.errors import ConfigError
@@ -58,37 +56,6 @@ def batches_of(lengths: Sequence[int], batch_tokens: int, row_tokens: int) -> It
         batch.append(row)
     if batch:
         yield sorted(i for row in batch for i in row)
-
-
-class LoggedLabels:
-    """Nobody is asked: each logged token is its own distribution, all mass on one id (hard labels).
-
-    Forward KL to that is the cross-entropy of what was logged, so `sad` trains the paper's hard-label form.
-    """
-
-    def __init__(self) -> None:
-        self.facts: dict[str, Any] = {}
-        self.batch_tokens, self.row_tokens = _GPU_TOKENS, 0
-        self.batches = "not at all: the logs' own tokens are the labels"
-
-    def ask(self, jobs: Sequence[Job]) -> list[TeacherArrays]:
-        """The labels of some windows, in their order."""
-        return [self._labels(job) for job in jobs]
-
-    def _labels(self, job: Job) -> TeacherArrays:
-        positions = np.flatnonzero(job.window.supervised)
-        none = np.zeros(len(positions), np.float32)
-        return TeacherArrays(
-            token_ids=job.token_ids,
-            kinds=job.kinds,
-            steps=job.steps,
-            positions=positions,
-            topk_ids=job.token_ids[positions, None],
-            topk_logprobs=none[:, None],
-            log_tail=none - np.float32(np.inf),
-            entropy=none,
-            token_logprobs=none,
-        )
 
 
 class LocalTeacher:

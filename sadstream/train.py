@@ -93,7 +93,8 @@ def _open(config: TrainConfig, progress: Progress) -> StageFolder:
             f"--divergence {config.divergence}: {shards} holds drawn ids, whose shares are right on average only",
             hint="forward-kl has the right gradient on average; the others need a cache of --mode top-k",
         )
-    if manifest.config.get("backend") == "logs" and config.objective != "imitation":
+    is_hard = manifest.config.get("backend") == "logs" and not manifest.totals.get("labels", {}).get("n_logged")
+    if is_hard and config.objective != "imitation":
         _check_labels(config, shards)
     is_random, student = config.init == "random", _student(config, progress)
     if not is_random and tokenizer_fingerprint(student) != manifest.config["tokenizer_fingerprint"]:

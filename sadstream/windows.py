@@ -1,7 +1,7 @@
 """Span shards to windows of tokens, ready to ask a teacher about. Imports no torch."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,14 +12,32 @@ from numpy.typing import NDArray
 from sadstream.chat import Rendering, render_chat
 from sadstream.chat_template import Template
 from sadstream.errors import RenderError
+from sadstream.logged_tokens import Written
 from sadstream.manifest import read_manifest
 from sadstream.shards import decode_trajectory, iter_shard, read_index
-from sadstream.tokens import Window, cut_windows, supervised_tokens, token_kinds
+from sadstream.tokens import Cut, Window, cut_windows, supervised_tokens, token_kinds
 from sadstream_schemas import Trajectory
 
 Positions = Literal["supervised", "all"]
 _STEP = re.compile(r" of step \d+")
 Render = Literal["auto", "text", "chat"]
+
+
+class Tokenised(NamedTuple):
+    """A text of a trajectory as tokens.
+
+    Attributes:
+        text: the trajectory's own, or as a template renders it.
+        written: the pieces of it that the agent wrote in messages of its own.
+        token_ids: int64 [T]. offsets: int64 [T, 2], code points of the text. kinds: uint8 [T]. steps: int32 [T].
+    """
+
+    text: str
+    written: tuple[Written, ...]
+    token_ids: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    kinds: NDArray[np.uint8]
+    steps: NDArray[np.int32]
 
 
 class Job(NamedTuple):
@@ -29,6 +47,7 @@ class Job(NamedTuple):
         render: `text`: the trajectory's own text; `chat`: through the tokenizer's chat template.
         refusal: why it is text although it was logged as messages and there is a template; else "".
         number: of the window in its trajectory, from 0.
+        tokenised: the whole that the window is of.
     """
 
     trajectory: Trajectory
@@ -40,6 +59,7 @@ class Job(NamedTuple):
     token_ids: NDArray[np.int64]
     kinds: NDArray[np.uint8]
     steps: NDArray[np.int32]
+    tokenised: Tokenised
 
 
 def _trajectories(spans: Path) -> Iterator[tuple[Trajectory, dict[str, Any]]]:
@@ -87,14 +107,16 @@ def windows_of(trajectory: Trajectory, row: dict[str, Any], plan: Plan) -> Itera
     rendered, refusal = _rendered(trajectory, plan)
     render: Literal["text", "chat"] = "text" if rendered is None else "chat"
     number = 0
-    for token_ids, kinds, steps in _tokens(trajectory, plan, rendered):
+    for tokenised in _tokens(trajectory, plan, rendered):
+        token_ids, kinds, steps = tokenised.token_ids, tokenised.kinds, tokenised.steps
         supervised = supervised_tokens(kinds, everything=plan.positions == "all")
         # The first token is never supervised, so it counts as prompt even where the agent wrote it.
         written = np.flatnonzero(supervised_tokens(kinds))
         prompt_stop = int(written[0]) if len(written) else len(kinds)
         for window in cut_windows(supervised, steps, plan.max_length, prompt_stop=prompt_stop):
             at = window.tokens
-            yield Job(trajectory, render, refusal, row, number, window, token_ids[at], kinds[at], steps[at])
+            ids = token_ids[at]
+            yield Job(trajectory, render, refusal, row, number, window, ids, kinds[at], steps[at], tokenised)
             number += 1
 
 
@@ -121,21 +143,35 @@ def _logged_as_messages(trajectory: Trajectory) -> bool:
     return not marked and any(span.message is not None for span in trajectory.spans)
 
 
-_Tokens = tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.int32]]
-
-
-def _tokens(trajectory: Trajectory, plan: Plan, rendered: list[Rendering] | None) -> Iterator[_Tokens]:
-    """Ids, kinds and steps of each text of a trajectory."""
+def _tokens(trajectory: Trajectory, plan: Plan, rendered: list[Rendering] | None) -> Iterator[Tokenised]:
+    """Each text of a trajectory."""
     if rendered is None:
-        encoded = plan.tokenizer(
-            trajectory.text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False
-        )
-        kinds, steps = token_kinds(encoded["offset_mapping"], encoded["special_tokens_mask"], trajectory.spans)
-        yield np.array(encoded["input_ids"], np.int64), kinds, steps
+        text, spans = trajectory.text, trajectory.spans
+        encoded = plan.tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
+        yield _tokenised(text, spans, encoded, encoded["special_tokens_mask"], _written(trajectory))
         return
     for rendering in rendered:
         # Special tokens stand in the text, and the one that ends a turn of the agent's is learnt.
         encoded = plan.tokenizer(rendering.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        token_ids = np.array(encoded["input_ids"], np.int64)
-        kinds, steps = token_kinds(encoded["offset_mapping"], np.zeros(len(token_ids), bool), rendering.cuts)
-        yield token_ids, kinds, steps
+        special = np.zeros(len(encoded["input_ids"]), bool)
+        yield _tokenised(rendering.text, rendering.cuts, encoded, special, _written_in_chat(rendering))
+
+
+def _tokenised(text: str, cuts: Sequence[Cut], encoded: Any, special: Any, written: Iterable[Written]) -> Tokenised:
+    offsets = np.array(encoded["offset_mapping"], np.int64).reshape(-1, 2)
+    kinds, steps = token_kinds(offsets, special, cuts)
+    return Tokenised(text, tuple(written), np.array(encoded["input_ids"], np.int64), offsets, kinds, steps)
+
+
+def _written(trajectory: Trajectory) -> Iterator[Written]:
+    for span in trajectory.spans:
+        if span.author == "agent" and span.message is not None:
+            start = span.start if span.logged_start is None else span.logged_start
+            stop = span.stop if span.logged_stop is None else span.logged_stop
+            yield Written(span.message, span.start, span.stop, trajectory.text[start:stop])
+
+
+def _written_in_chat(rendering: Rendering) -> Iterator[Written]:
+    for cut in rendering.cuts:
+        if cut.logged_as is not None:
+            yield Written(cut.logged_as, cut.start, cut.stop, cut.words)

@@ -47,7 +47,7 @@ from sadstream_cli.output import ProgressLine, json_option, print_facts, print_j
     default="transformers",
     show_default=True,
     help="Who answers: a model here (transformers, vLLM), a server that gives prompt logprobs (vLLM's), or nobody: "
-    "the logs' own tokens are hard labels.",
+    "the logprobs that the logs hold, and hard labels where they hold none.",
 )
 @click.option("--endpoint", default="", help="Address of the server, such as http://localhost:8000/v1.")
 @click.option("--served-model", default="", help="The server's name for the teacher.  [default: its only one]")
@@ -75,7 +75,8 @@ def command(as_json: bool, dry_run: bool, **options: Any) -> None:
     logprobs, the mass outside them, its entropy and the logged token's logprob are stored. Runs longer than the
     teacher's context are cut at step boundaries into windows that repeat the prompt. Add logs to SPANS and run the same
     line again: only windows that were not asked about are. With a server, --teacher gives the tokenizer, and the key
-    is read from OPENAI_API_KEY; with --backend logs it gives the tokenizer, and no weights are read.
+    is read from OPENAI_API_KEY; with --backend logs it gives the tokenizer, and no weights are read: what the logs'
+    own `logprobs` say of a token is taken where log and tokenizer cut it alike, and else the token is its own label.
 
     \b
     Example:
@@ -117,6 +118,7 @@ def command(as_json: bool, dry_run: bool, **options: Any) -> None:
             ("mean tail mass", summary["mean_tail_mass"]),
             ("mean entropy, nats", summary["mean_entropy_nats"]),
             ("windows through the chat template", summary["n_rendered"]["chat"] or None),
+            *((what, summary.get("labels", {}).get(name) or None) for name, what in _LABELS.items()),
             ("windows whose prompt was cut", summary["n_cut_prompts"] or None),
             ("windows that cut a step", summary["n_cut_steps"] or None),
             ("windows were asked", summary.get("batches")),
@@ -129,6 +131,15 @@ def command(as_json: bool, dry_run: bool, **options: Any) -> None:
     out, teacher = shlex.quote(config.out), shlex.quote(config.teacher)
     click.echo(f"Next: sadstream prune-student {teacher} --layers 10 --out student   (unless you have a student)")
     click.echo(f"      sadstream train {out} --student student --out run")
+
+
+_LABELS = {
+    "n_logged": "tokens with the log's own logprobs",
+    "n_no_logprobs": "hard labels, no logprobs logged",
+    "n_unreadable": "hard labels, logprobs unreadable",
+    "n_other_text": "hard labels, text beside the logged tokens",
+    "n_other_tokens": "hard labels, cut into other tokens",
+}
 
 
 def _say_refusals(summary: dict[str, Any]) -> None:

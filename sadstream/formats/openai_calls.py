@@ -89,7 +89,8 @@ def _call_extra(logged: _Logged, mapped: set[str]) -> str:
     else:
         response = {**rest(fields_of(logged.fields["response"]), ("choices",))}
         choices = items_of(fields_of(logged.fields["response"])["choices"])
-        response["choices"] = _array([json_object(rest(fields_of(choices[0]), ("message",))), *choices[1:]])
+        told = ("message", *_with_its_logprobs(fields_of(choices[0])))
+        response["choices"] = _array([json_object(rest(fields_of(choices[0]), told)), *choices[1:]])
     about: dict[str, Json | str] = {**rest(logged.fields, {"request", "response", *mapped})}
     if "request" in logged.fields:
         about["request"] = json_object(rest(logged.request, mapped))
@@ -106,18 +107,27 @@ def _logged(record: SessionRecord) -> _Logged:
     text = string_of(fields["response"])
     choice = _streamed(text) if text is not None else fields_of(items_of(fields_of(fields["response"])["choices"])[0])
     ending = _ENDINGS.get(string_of(choice.get("finish_reason")) or "", "unknown")
-    return _Logged(record, fields, request, items_of(request["messages"]), choice["message"], ending)
+    message = json_object({**fields_of(choice["message"]), **_with_its_logprobs(choice)})
+    return _Logged(record, fields, request, items_of(request["messages"]), msgspec.Raw(message.encode()), ending)
+
+
+def _with_its_logprobs(choice: Fields) -> Fields:
+    """The logprobs of a reply's tokens, which go with its message: the calls before the last are kept as messages."""
+    return {"logprobs": choice["logprobs"]} if is_object(choice.get("logprobs")) else {}
 
 
 def _streamed(text: str) -> Fields:
     """The first choice of a streamed response: deltas put together."""
     message: dict[str, Any] = {"role": "assistant", "content": None}
     calls: dict[Any, dict[str, Any]] = {}
+    logprobs: dict[str, list[Any]] = {}
     finish: Any = None
     for chunk in _chunks(text):
         choices = msgspec.json.decode(chunk.get("choices", b"null"), type=list[_Choice] | None)
         for choice in (c for c in choices or () if not c.index):
             finish = choice.finish_reason or finish
+            for name, tokens in (choice.logprobs or {}).items():
+                logprobs.setdefault(name, []).extend(tokens or ())
             for name, value in (choice.delta or {}).items():
                 if name == "tool_calls":
                     _join_calls(calls, value)
@@ -127,7 +137,8 @@ def _streamed(text: str) -> Fields:
                     message[name] = value
     if calls:
         message["tool_calls"] = list(calls.values())
-    return fields_of(msgspec.json.encode({"message": message, "finish_reason": finish}))
+    told = {"logprobs": logprobs} if logprobs else {}
+    return fields_of(msgspec.json.encode({"message": message, "finish_reason": finish, **told}))
 
 
 def _chunks(text: str) -> Iterator[Fields]:
@@ -140,6 +151,7 @@ class _Choice(msgspec.Struct):
     index: int = 0
     delta: dict[str, Any] | None = None
     finish_reason: str | None = None
+    logprobs: dict[str, list[Any] | None] | None = None
 
 
 class _CallDelta(msgspec.Struct):

@@ -1,0 +1,152 @@
+"""Nobody is asked: what the logs hold is the teacher's word. Imports no torch."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sadstream.codec import TeacherArrays
+from sadstream.logged_tokens import (
+    LoggedToken,
+    Placed,
+    byte_places,
+    logged_tokens,
+    place_tokens,
+    vocabulary_bytes,
+)
+from sadstream.prompt_logprobs import tail_and_entropy
+from sadstream.windows import Job, Tokenised
+
+# Where a row comes from: the log's own logprobs, or the logged token as its own label, and why.
+LOGGED, NO_LOGPROBS, UNREADABLE, OTHER_TEXT, OTHER_TOKENS = range(5)
+_BATCH_TOKENS = 16_384
+
+
+class LoggedLabels:
+    """The distributions that logs hold of their own tokens; where they hold none, the logged token has all the mass.
+
+    Forward KL to such a hard label is the cross-entropy of what was logged, so `sad` then trains the paper's hard-label
+    form.
+
+    Args:
+        tokenizer: a fast one. n_named: ids from here on are never named. top_k: ids a token at most.
+    """
+
+    def __init__(self, tokenizer: Any, *, n_named: int, top_k: int) -> None:
+        self.facts: dict[str, Any] = {}
+        self.batch_tokens, self.row_tokens = _BATCH_TOKENS, 0
+        self.batches = "not at all: the logs' own tokens and logprobs are the labels"
+        self._vocabulary = vocabulary_bytes(tokenizer)
+        self._ids: dict[bytes, int] = {}
+        for number, data in enumerate(self._vocabulary[:n_named]):
+            # Of ids with the same bytes the first is the one that a tokenizer writes.
+            self._ids.setdefault(data, number)
+        self._n_named, self._top_k = n_named, top_k
+        # Windows of a text follow one another: it is looked at once.
+        self._last: tuple[Tokenised, dict[int, LoggedToken], NDArray[np.uint8]] | None = None
+
+    def ask(self, jobs: Sequence[Job]) -> list[TeacherArrays]:
+        """The labels of some windows, in their order."""
+        return [self._labels(job) for job in jobs]
+
+    def _labels(self, job: Job) -> TeacherArrays:
+        positions = np.flatnonzero(job.window.supervised)
+        told, sources = self._of_text(job)
+        rows = [
+            self._row(int(job.token_ids[position]), told.get(int(job.window.tokens[position])))
+            for position in positions.tolist()
+        ]
+        width = max((len(row) for row in rows), default=1)
+        ids = np.zeros((len(rows), width), np.int64)
+        logprobs = np.full((len(rows), width), -np.inf, np.float32)
+        log_tail, entropy, token_logprobs = (np.zeros(len(rows), np.float32) for _ in range(3))
+        for number, (row, position) in enumerate(zip(rows, positions.tolist(), strict=True)):
+            token, of_token = int(job.token_ids[position]), told.get(int(job.window.tokens[position]))
+            # A row with fewer ids repeats its first without any mass.
+            ids[number] = row[0][0]
+            ids[number, : len(row)], logprobs[number, : len(row)] = zip(*row, strict=True)
+            log_tail[number], entropy[number] = tail_and_entropy([value for _, value in row])
+            token_logprobs[number] = dict(row)[token] if of_token is None else of_token.logprob
+        return TeacherArrays(
+            job.token_ids,
+            job.kinds,
+            job.steps,
+            positions,
+            ids,
+            logprobs,
+            log_tail,
+            entropy,
+            token_logprobs,
+            sources[job.window.tokens[positions]],
+        )
+
+    def _row(self, token: int, told: LoggedToken | None) -> list[tuple[int, float]]:
+        """Ids and logprobs of a token's row, falling; what the tokenizer has no id for is left to the tail."""
+        if told is None:
+            return [(token, 0.0)]
+        own = self._vocabulary[token]
+        likeliest = {token: told.logprob}
+        for named, logprob in told.others:
+            number = named if isinstance(named, int) else token if named == own else self._ids.get(named)
+            if number is not None and number < self._n_named:
+                likeliest.setdefault(number, logprob)
+        # Equal logprobs by id, so that the same log gives the same bytes.
+        ranked = sorted(likeliest.items(), key=lambda pair: (-pair[1], pair[0]))[: self._top_k]
+        return [pair for pair in ranked if np.exp(pair[1]) > 0] or ranked[:1]
+
+    def _of_text(self, job: Job) -> tuple[dict[int, LoggedToken], NDArray[np.uint8]]:
+        """Of each token of the whole text what the log tells of it, if anything, and where its row comes from."""
+        if self._last is None or self._last[0] is not job.tokenised:
+            tokens = logged_tokens(job.trajectory, self._vocabulary)
+            told, sources = tell(job.tokenised, tokens, self._vocabulary)
+            self._last = (job.tokenised, told, sources)
+        return self._last[1], self._last[2]
+
+
+def tell(
+    tokenised: Tokenised, tokens: Mapping[int, Sequence[LoggedToken]], vocabulary: Sequence[bytes]
+) -> tuple[dict[int, LoggedToken], NDArray[np.uint8]]:
+    """Which tokens of a text are logged ones, by the bytes where they stand, and of each token a source: uint8 [T]."""
+    sources = np.full(len(tokenised.token_ids), NO_LOGPROBS, np.uint8)
+    told: dict[int, LoggedToken] = {}
+    if not tokens:
+        return told, sources
+    placed = place_tokens(tokenised.text, tokenised.written, tokens)
+    at = {(one.start, one.stop): one.token for one in placed}
+    known = _covered(placed)
+    begins, ends = _bytes_of_tokens(tokenised, vocabulary)
+    starts = byte_places(tokenised.text)
+    of_messages = [
+        (starts[piece.start], starts[piece.stop], OTHER_TEXT if tokens[piece.message] else UNREADABLE)
+        for piece in tokenised.written
+        if piece.message in tokens
+    ]
+    for number, (begin, end) in enumerate(zip(begins, ends, strict=True)):
+        if (begin, end) in at:
+            told[number] = at[begin, end]
+            sources[number] = LOGGED
+        elif not known.isdisjoint(range(begin, end)):
+            sources[number] = OTHER_TOKENS
+        else:
+            sources[number] = next((why for start, stop, why in of_messages if start <= begin < stop), NO_LOGPROBS)
+    return told, sources
+
+
+def _covered(placed: Sequence[Placed]) -> set[int]:
+    return {at for one in placed for at in range(one.start, one.stop)}
+
+
+def _bytes_of_tokens(tokenised: Tokenised, vocabulary: Sequence[bytes]) -> tuple[list[int], list[int]]:
+    """From where to where in the text's UTF-8 each token stands: by its bytes, since several may share a code point."""
+    starts = byte_places(tokenised.text)
+    data = tokenised.text.encode("utf-8", "surrogatepass")
+    begins, ends, before = [], [], 0
+    for number, (first, last) in zip(tokenised.token_ids.tolist(), tokenised.offsets.tolist(), strict=True):
+        own = vocabulary[number] if number < len(vocabulary) else b""
+        # Offsets may leave out a leading blank, so that where the token before ends is tried first.
+        at = next((p for p in (before, starts[first]) if own and data.startswith(own, p)), None)
+        begins.append(starts[first] if at is None else at)
+        ends.append(starts[last] if at is None else at + len(own))
+        before = ends[-1]
+    return begins, ends
