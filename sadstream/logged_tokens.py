@@ -16,6 +16,7 @@ from sadstream_schemas import Trajectory
 _TOKEN_ID = re.compile(r"token_id:(\d+)")
 # Stands for a token whose bytes the log does not tell; no text in UTF-8 holds it.
 UNKNOWN = b"\xff"
+_WITHIN = ("message", "response_metadata")
 
 
 class LoggedToken(NamedTuple):
@@ -51,12 +52,6 @@ class _Completion(msgspec.Struct):
     top_logprobs: list[dict[str, float] | None] | None = None
 
 
-class _Beside(msgspec.Struct):
-    """LangChain's, of a message."""
-
-    logprobs: msgspec.Raw | None = None
-
-
 def logged_tokens(trajectory: Trajectory, vocabulary: Sequence[bytes]) -> dict[int, list[LoggedToken]]:
     """Of each message that has them the tokens its log holds, in order.
 
@@ -85,13 +80,14 @@ def raw_logprobs(trajectory: Trajectory) -> dict[int, bytes]:
 
 
 def _raw_logprobs(extra: Mapping[str, msgspec.Raw]) -> bytes | None:
+    """Under its name, or as LangChain has it, within what it says of a message's response."""
     raw = extra.get("logprobs")
-    if raw is None and "response_metadata" in extra:
-        try:
-            raw = msgspec.json.decode(extra["response_metadata"], type=_Beside).logprobs
-        except msgspec.DecodeError:
-            return None
-    return None if raw is None or bytes(raw) in (b"null", b"{}", b"[]") else bytes(raw)
+    if raw is not None:
+        return None if bytes(raw) in (b"null", b"{}", b"[]") else bytes(raw)
+    inner = next((extra[name] for name in _WITHIN if name in extra), None)
+    if inner is None or bytes(inner).lstrip()[:1] != b"{":
+        return None
+    return _raw_logprobs(msgspec.json.decode(inner, type=dict[str, msgspec.Raw]))
 
 
 def _tokens(raw: bytes, vocabulary: Sequence[bytes]) -> list[LoggedToken]:

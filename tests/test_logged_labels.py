@@ -19,7 +19,7 @@ from sadstream.codec import alike_in_width, decode_teacher_sample
 from sadstream.doctor import DoctorConfig, doctor
 from sadstream.errors import ManifestError, ModelError
 from sadstream.frames import row_trajectory
-from sadstream.logged_labels import LOGGED, NO_LOGPROBS, OTHER_TEXT, OTHER_TOKENS, UNREADABLE, LoggedLabels
+from sadstream.logged_labels import LOGGED, NO_LOGPROBS, OTHER_TEXT, OTHER_TOKENS, UNREADABLE, LoggedLabels, tell
 from sadstream.logged_tokens import LoggedToken, Written, logged_tokens, place_tokens, vocabulary_bytes
 from sadstream.logs import scan_logs
 from sadstream.model_files import resolve_model
@@ -30,7 +30,7 @@ from sadstream.shards import iter_samples
 from sadstream.spans import SegmentConfig, segment_logs
 from sadstream.teacher import CacheConfig, cache_teacher
 from sadstream.train import TrainConfig, train
-from sadstream.windows import Job, Plan, windows_of
+from sadstream.windows import Job, Plan, Tokenised, windows_of
 from sadstream_schemas import Trajectory
 from tests.chat_templates import chat_tokenizer
 
@@ -93,8 +93,10 @@ def trajectory_of(messages: list[dict[str, Any]], tmp_path: Path) -> Trajectory:
     return row_trajectory(next(segment(scan_logs([str(log)])).collect().iter_rows(named=True)))
 
 
-def jobs_of(trajectory: Trajectory, render: Any, tokenizer: Any = TOKENIZER, template: Any = TEMPLATE) -> list[Job]:
-    return list(windows_of(trajectory, {}, Plan(tokenizer, template, render, 8192, "supervised", 0)))
+def jobs_of(
+    trajectory: Trajectory, render: Any, *, tokenizer: Any = TOKENIZER, template: Any = TEMPLATE, max_length: int = 8192
+) -> list[Job]:
+    return list(windows_of(trajectory, {}, Plan(tokenizer, template, render, max_length, "supervised", 0)))
 
 
 def wanted(job: Job, messages: list[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any] | None]]:
@@ -126,11 +128,11 @@ def wanted(job: Job, messages: list[dict[str, Any]]) -> Iterator[tuple[int, dict
 
 
 @pytest.mark.parametrize("render", ["text", "chat"])
-@given(messages=chats(), top_k=st.sampled_from([2, 32]))
-def test_rows_are_what_the_log_says_of_the_same_bytes(messages, top_k, render, tmp_path_factory):
+@given(messages=chats(), top_k=st.sampled_from([2, 32]), max_length=st.sampled_from([24, 8192]))
+def test_rows_are_what_the_log_says_of_the_same_bytes(messages, top_k, max_length, render, tmp_path_factory):
     trajectory = trajectory_of(messages, tmp_path_factory.getbasetemp())
     labels = LoggedLabels(TOKENIZER, n_named=len(TOKENIZER), top_k=top_k)
-    for job in jobs_of(trajectory, render):
+    for job in jobs_of(trajectory, render, max_length=max_length):
         arrays = labels.ask([job])[0]
         assert arrays.sources is not None
         rows = list(wanted(job, messages))
@@ -231,6 +233,69 @@ def test_words_in_several_places_go_where_what_stands_around_them_is_alike_or_no
     # The second is followed by what follows in the text.
     assert [(p.start, p.stop) for p in place_tokens(text, [written], {0: said})] == [(8, 10), (10, 11)]
     assert place_tokens("Answer: OK\n", [Written(0, 0, 11, "OK")], {0: said}) == []
+
+
+def test_all_that_a_model_wrote_is_placed_through_its_own_template_thinking_calls_and_the_end_of_the_turn(tmp_path):
+    tokenizer = chat_tokenizer("qwen3")
+    call = '<tool_call>\n{"name": "look_up", "arguments": {"word": "owl"}}\n</tool_call>'
+    said = f"<think>\nI look it up.\n</think>\n\n{call}<|im_end|>"
+    vocabulary = vocabulary_bytes(tokenizer)
+    tokens = [entry(vocabulary[i], -0.5, []) for i in tokenizer(said, add_special_tokens=False)["input_ids"]]
+    function = {"name": "look_up", "arguments": '{"word": "owl"}'}
+    reply = {
+        "role": "assistant",
+        "content": None,
+        "reasoning_content": "I look it up.",
+        "logprobs": {"content": tokens},
+    }
+    reply["tool_calls"] = [{"id": "1", "type": "function", "function": function}]
+    trajectory = trajectory_of([{"role": "user", "content": "owl?"}, reply], tmp_path)
+    labels = LoggedLabels(tokenizer, n_named=len(tokenizer), top_k=8)
+    (job,) = jobs_of(trajectory, "chat", tokenizer=tokenizer, template=read_template(tokenizer, "qwen3"))
+    arrays = labels.ask([job])[0]
+    assert (arrays.sources == LOGGED).all() and len(arrays.sources) == len(tokens)
+    (job,) = jobs_of(trajectory, "text", tokenizer=tokenizer)
+    arrays = labels.ask([job])[0]
+    of_log = b"".join(
+        vocabulary[i] for i in job.token_ids[arrays.positions[arrays.sources == LOGGED]].tolist()
+    ).decode()
+    assert "look it up." in of_log and "owl" in of_log and "Action" not in of_log
+
+
+def test_a_row_names_ids_of_the_tokenizer_alone_equal_ones_by_id_and_none_without_mass(tmp_path):
+    number = {data: i for i, data in enumerate(VOCABULARY)}
+    others = [entry(data, -2.0) for data in (b"c", b"b", b"a")] + [entry(b"d", -9999.0), entry(b"never a token", -1.0)]
+    content = {"content": [entry(b"Z", 0.0005, others)]}
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "Z", "logprobs": content}]
+    job = jobs_of(trajectory_of(messages, tmp_path), "chat")[0]
+    least = max(number[data] for data in (b"b", b"c", b"Z")) + 1
+    arrays = LoggedLabels(TOKENIZER, n_named=least, top_k=8).ask([job])[0]
+    assert arrays.topk_ids[0].tolist() == [number[data] for data in (b"Z", b"a", b"b", b"c")]
+    assert arrays.topk_logprobs[0].tolist() == [0.0, -2.0, -2.0, -2.0]
+    assert arrays.token_logprobs[0] == 0.0 and np.isneginf(arrays.log_tail[0])
+    fewer = LoggedLabels(TOKENIZER, n_named=number[b"c"], top_k=8).ask([job])[0]
+    assert number[b"c"] not in fewer.topk_ids[0].tolist()
+
+
+def test_langchain_s_logprobs_stand_in_the_metadata_of_a_response(tmp_path):
+    metadata = {"model_name": "m", "logprobs": {"content": [{"token": "So", "logprob": -0.1}]}}
+    messages = [
+        {"type": "human", "data": {"content": "?", "type": "human"}},
+        {"type": "ai", "data": {"content": "So.", "type": "ai", "response_metadata": metadata}},
+    ]
+    log = tmp_path / "chain.json"
+    log.write_text(json.dumps({"messages": messages}))
+    trajectory = row_trajectory(next(segment(scan_logs([str(log)])).collect().iter_rows(named=True)))
+    assert logged_tokens(trajectory, VOCABULARY) == {1: [LoggedToken(b"So", -0.1, ())]}
+
+
+def test_tokens_whose_offsets_leave_blanks_out_are_found_where_they_stand():
+    token_ids = np.array([VOCABULARY.index(data) for data in (b"a", b"b")])
+    kinds, steps = np.ones(2, np.uint8), np.zeros(2, np.int32)
+    text = Tokenised("a  b", (Written(0, 0, 4, "a  b"),), token_ids, np.array([[0, 1], [3, 4]]), kinds, steps)
+    tokens = [LoggedToken(data, -0.1, ()) for data in (b"a", b"  ", b"b")]
+    told, sources = tell(text, {0: tokens}, VOCABULARY)
+    assert told == {0: tokens[0], 1: tokens[2]} and sources.tolist() == [LOGGED, LOGGED]
 
 
 @given(st.text(max_size=30))
