@@ -334,7 +334,7 @@ def make_index(out: Path, n_rows: int) -> None:
 
     from sadstream.manifest import StageFolder, index_name, sha256_of
     from sadstream.shards import PLACE
-    from sadstream.teacher import TEACHER_INDEX
+    from sadstream.teacher_index import TEACHER_INDEX
     from sadstream_schemas import Shard
 
     a_shard = min(ROWS_A_SHARD, n_rows)

@@ -3,7 +3,6 @@
 Imports no torch until there is something to ask, so a finished folder is recognised at once.
 """
 
-import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,14 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import polars as pl
 
-from sadstream.chat_template import read_template
-from sadstream.codec import MOST_DRAWS, Mode
-from sadstream.endpoint import Endpoint
-from sadstream.errors import ConfigError, ManifestError, RenderError
-from sadstream.logged_labels import LoggedLabels
+from sadstream.cache_config import (
+    CacheConfig,
+    check_options,
+    decisive_options,
+    make_teacher,
+    n_draws,
+    plan_jobs,
+    read_tokenizer,
+)
+from sadstream.errors import ConfigError, ManifestError
 from sadstream.manifest import (
     MANIFEST,
     StageFolder,
@@ -28,10 +31,9 @@ from sadstream.manifest import (
     load_manifest,
     read_manifest,
 )
-from sadstream.model_files import model_fingerprint, resolve_model, tokenizer_fingerprint, window_length
+from sadstream.model_files import resolve_model
 from sadstream.progress import Progress
 from sadstream.score import KINDS
-from sadstream.served_teachers import ServedTeacher, VllmTeacher
 from sadstream.shards import Sample, scan_index, write_shard
 from sadstream.teacher_index import (
     LOGS_INDEX,
@@ -43,65 +45,16 @@ from sadstream.teacher_index import (
     tokens_in,
     window_key,
 )
-from sadstream.teachers import Backend, LocalTeacher, Packing, Teacher, batches_of
-from sadstream.windows import Job, Plan, Positions, Render, plan_windows
+from sadstream.teachers import Teacher, batches_of
+from sadstream.windows import Job
 from sadstream_schemas import InputFile, Manifest, Shard
+
+__all__ = ["CacheConfig", "cache_teacher", "plan_cache"]
 
 # An interrupted run loses at most one shard: some minutes of a CPU, seconds of a GPU.
 _SHARD_TOKENS = 32_768
 # Windows that a plan asks the teacher about, to know how long all will take.
 _TIMED_WINDOWS = 3
-
-
-class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of `cache-teacher`.
-
-    Attributes:
-        spans: folder of span shards.
-        teacher: a model, as `model_files.resolve_model` takes it.
-        out: folder for the teacher shards.
-        top_k: ids kept a token.
-        top_p: of these, only those that are needed for this share of the mass.
-        mode: `top-k`, or `sample`: ids drawn from the full distribution.
-        draws: how many a token, where they are drawn.
-        positions: `supervised`: what the agent wrote; `all`: every token, for flat token-level distillation.
-        max_length: tokens a window; 0 is what the teacher can take, at most 8192. vLLM and servers need one of those
-            that it takes for the token that they write.
-        device: `auto`, `cpu`, `cuda`, `cuda:N`.
-        dtype: `auto`, `float32`, `bfloat16`, `float16`.
-        render: `auto`, `text` or `chat`; see `windows.Plan`.
-        backend: who answers: `transformers` or `vllm` in this process; `openai`, a server; or `logs`, nobody: each
-            token is labelled by the logprobs that the log holds of it, or by itself, and `teacher` gives tokenizer and
-            configuration.
-        endpoint: address of the server, up to and with `/v1`; `teacher` then gives tokenizer and configuration.
-        served_model: the name it serves the teacher under; "" is the only one there.
-        concurrency: requests side by side.
-        trust_remote_code: run what code the teacher's folder brings.
-        batch_tokens: padded tokens a batch; 0 is one window or packed row at a time on a CPU, 16384 on a GPU.
-        packing: `on`: windows share rows, where the teacher's attention keeps them apart; `off`; `auto`: on a GPU.
-        limit: windows at most; 0 is all.
-    """
-
-    spans: str
-    teacher: str
-    out: str
-    top_k: int = 32
-    top_p: float = 1.0
-    mode: Mode = "top-k"
-    draws: int = 50
-    positions: Positions = "supervised"
-    max_length: int = 0
-    device: str = "auto"
-    dtype: str = "auto"
-    render: Render = "auto"
-    backend: Backend = "transformers"
-    endpoint: str = ""
-    served_model: str = ""
-    concurrency: int = 8
-    trust_remote_code: bool = False
-    batch_tokens: int = 0
-    packing: Packing = "auto"
-    limit: int = 0
 
 
 class Question(NamedTuple):
@@ -126,13 +79,13 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     begin = time.monotonic()
     spans, out = Path(config.spans), Path(config.out)
     manifest = read_manifest(spans, "segment")
-    _check(config)
+    check_options(config)
     teacher_path = resolve_model(config.teacher, lambda note: progress(0, None, "tokens", note))
-    decisive = _decisive(config, teacher_path)
+    decisive = decisive_options(config, teacher_path)
     inputs, options = _span_shards(spans, manifest), config_hash(decisive)
 
     def check_none_is_gone(shards: list[Shard]) -> None:
-        jobs = _plan(config, _tokenizer(teacher_path), decisive)
+        jobs = plan_jobs(config, read_tokenizer(teacher_path), decisive["max_length"])
         _check_none_is_gone(out, shards, jobs, _key_of(config, options), progress)
 
     finished = _finished(out, options)
@@ -146,9 +99,9 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
         check_none_is_gone(folder.shards)
 
     progress(0, None, "tokens", "loading torch and the teacher")
-    tokenizer = _tokenizer(teacher_path)
+    tokenizer = read_tokenizer(teacher_path)
     asked = asked_windows(out, folder.shards)
-    teacher, n_named = _teacher(config, teacher_path, tokenizer, decisive["max_length"]), len(tokenizer)
+    teacher, n_named = make_teacher(config, teacher_path, tokenizer, decisive["max_length"]), len(tokenizer)
     folder.resolve(teacher.facts)
     if not (out / "tokenizer").is_dir():
         with folder_written_atomically(out / "tokenizer") as target:
@@ -159,7 +112,7 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     tally: Counter[str] = Counter()
     refusals: Counter[str] = Counter()
     asking = time.monotonic()
-    jobs = _tallied(_plan(config, tokenizer, decisive), tally, refusals)
+    jobs = _tallied(plan_jobs(config, tokenizer, decisive["max_length"]), tally, refusals)
     for shard in _by_tokens(_unasked(jobs, asked, _key_of(config, options))):
         # Windows are cut while they are asked: how many tokens come is told from characters.
         total = round(tally["tokens"] * max(1.0, n_chars / max(1, tally["chars"])))
@@ -193,49 +146,6 @@ def cache_teacher(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     }
 
 
-def _teacher(config: CacheConfig, path: Path, tokenizer: Any, max_length: int) -> Teacher:
-    n_named = len(tokenizer)
-    if config.backend == "logs":
-        return LoggedLabels(tokenizer, n_named=n_named, top_k=config.top_k)
-    if config.backend == "vllm":
-        return VllmTeacher(
-            path,
-            n_named=n_named,
-            top_k=config.top_k,
-            max_length=max_length,
-            dtype=config.dtype,
-            trust=config.trust_remote_code,
-            batch_tokens=config.batch_tokens,
-        )
-    if config.backend == "openai":
-        endpoint = Endpoint(config.endpoint)
-        return ServedTeacher(
-            endpoint,
-            model=config.served_model,
-            n_named=n_named,
-            top_k=config.top_k,
-            max_length=max_length,
-            concurrency=config.concurrency,
-            batch_tokens=config.batch_tokens,
-        )
-    return LocalTeacher(
-        path,
-        n_named=n_named,
-        top_k=config.top_k,
-        top_p=config.top_p,
-        n_draws=_n_draws(config),
-        device=config.device,
-        dtype=config.dtype,
-        trust=config.trust_remote_code,
-        batch_tokens=config.batch_tokens,
-        packing=config.packing,
-    )
-
-
-def _n_draws(config: CacheConfig) -> int:
-    return config.draws if config.mode == "sample" else 0
-
-
 def _samples(config: CacheConfig, teacher: Teacher, n_named: int, questions: list[Question]) -> list[Sample]:
     """The answers to some questions, asked together."""
     return [
@@ -245,7 +155,7 @@ def _samples(config: CacheConfig, teacher: Teacher, n_named: int, questions: lis
             teacher_key=question.key,
             occurrence=question.occurrence,
             vocab_size=n_named,
-            n_draws=_n_draws(config),
+            n_draws=n_draws(config),
         )
         for question, arrays in zip(questions, teacher.ask([q.job for q in questions]), strict=True)
     ]
@@ -262,16 +172,16 @@ def plan_cache(config: CacheConfig, progress: Progress) -> dict[str, Any]:
         SadstreamError: as `cache_teacher`.
     """
     read_manifest(Path(config.spans), "segment")
-    _check(config)
+    check_options(config)
     path = resolve_model(config.teacher, lambda note: progress(0, None, "windows", note))
-    decisive, tokenizer = _decisive(config, path), _tokenizer(path)
+    decisive, tokenizer = decisive_options(config, path), read_tokenizer(path)
     options = config_hash(decisive)
     n_windows = n_tokens = n_supervised = 0
     timed: list[Question] = []
     finished = _finished(Path(config.out), options)
     asked = asked_windows(Path(config.out), finished.shards if finished else [])
     refusals: Counter[str] = Counter()
-    jobs = _tallied(_plan(config, tokenizer, decisive), Counter(), refusals)
+    jobs = _tallied(plan_jobs(config, tokenizer, decisive["max_length"]), Counter(), refusals)
     for question in _unasked(jobs, asked, _key_of(config, options)):
         n_windows += 1
         n_tokens += len(question.job.token_ids)
@@ -293,7 +203,7 @@ def plan_cache(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     if not timed:
         return summary
     progress(n_windows, n_windows, "windows", f"timing the teacher on {len(timed)} of them")
-    teacher, n_named = _teacher(config, path, tokenizer, decisive["max_length"]), len(tokenizer)
+    teacher, n_named = make_teacher(config, path, tokenizer, decisive["max_length"]), len(tokenizer)
     _samples(config, teacher, n_named, timed[:1])  # the first call pays for what later ones find ready
     begin = time.monotonic()
     samples = [sample for question in timed for sample in _samples(config, teacher, n_named, [question])]
@@ -312,27 +222,6 @@ def plan_cache(config: CacheConfig, progress: Progress) -> dict[str, Any]:
     }
 
 
-def _decisive(config: CacheConfig, teacher: Path) -> dict[str, Any]:
-    """The options that decide what the teacher is asked and what is kept; how it is batched does not."""
-    tokenizer, is_asked = tokenizer_fingerprint(teacher), config.backend != "logs"
-    decisive = {
-        "teacher_fingerprint": model_fingerprint(teacher) if is_asked else tokenizer,
-        "tokenizer_fingerprint": tokenizer,
-        "mode": config.mode,
-        "positions": config.positions,
-        "max_length": window_length(config.max_length, teacher, n_written=int(config.backend in ("vllm", "openai"))),
-        "device": config.device,
-        "dtype": config.dtype,
-        "limit": config.limit,
-        "render": config.render,
-        "backend": config.backend,
-    }
-    if not is_asked:
-        return {**decisive, "top_k": config.top_k}
-    kept = {"draws": config.draws} if config.mode == "sample" else {"top_k": config.top_k, "top_p": config.top_p}
-    return {**decisive, **kept}
-
-
 def _span_shards(spans: Path, manifest: Manifest) -> list[InputFile]:
     """Tars and indexes, as their manifest has them: an index says on which side of the holdout a run stands."""
     files = []
@@ -345,58 +234,6 @@ def _span_shards(spans: Path, manifest: Manifest) -> list[InputFile]:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0  # reading it will say that it is missing
-
-
-def _check(config: CacheConfig) -> None:
-    for name, value, least in (
-        ("--top-k", config.top_k, 1),
-        ("--max-length", config.max_length or 2, 2),
-        ("--batch-tokens", config.batch_tokens, 0),
-        ("--limit", config.limit, 0),
-        ("--draws", config.draws, 1),
-    ):
-        if value < least:
-            raise ConfigError(f"{name} {value}: at least {least}", hint="leave it out for the default")
-    if config.draws > MOST_DRAWS:
-        raise ConfigError(f"--draws {config.draws}: at most {MOST_DRAWS}", hint="50 are usual")
-    if not 0 < config.top_p <= 1:
-        raise ConfigError(f"--top-p {config.top_p}: not a share of the mass", hint="above 0, and 1 to keep all --top-k")
-    for name, given, known in (
-        ("--positions", config.positions, ("supervised", "all")),
-        ("--mode", config.mode, ("top-k", "sample")),
-        ("--render", config.render, ("auto", "text", "chat")),
-        ("--backend", config.backend, ("transformers", "vllm", "openai", "logs")),
-        ("--packing", config.packing, ("auto", "on", "off")),
-    ):
-        if given not in known:
-            raise ConfigError(f"{name} {given}: unknown", hint=" or ".join(known))
-    if config.mode == "sample" and config.top_p < 1:
-        raise ConfigError("--top-p: what was drawn is not cut", hint="leave out --top-p or --mode sample")
-    if config.backend == "logs" and config.mode == "sample":
-        raise ConfigError("--backend logs: nobody is asked, so nothing is drawn", hint="leave out --mode sample")
-    if config.backend != "transformers" and (config.mode == "sample" or config.top_p < 1):
-        raise ConfigError(
-            f"--backend {config.backend}: gives the top k alone", hint="--mode sample and --top-p go with transformers"
-        )
-    if bool(config.endpoint) != (config.backend == "openai"):
-        raise ConfigError("--endpoint and --backend openai go together", hint="--endpoint http://localhost:8000/v1")
-
-
-def _plan(config: CacheConfig, tokenizer: Any, decisive: dict[str, Any]) -> Iterator[Job]:
-    template = None
-    if config.render == "chat" or (config.render == "auto" and tokenizer.chat_template):
-        # `auto` takes what the template can do, and `chat` says what it cannot.
-        with contextlib.suppress(*([RenderError] if config.render == "auto" else [])):
-            template = read_template(tokenizer, config.teacher)
-    plan = Plan(
-        tokenizer=tokenizer,
-        template=template,
-        render=config.render,
-        max_length=decisive["max_length"],
-        positions=config.positions,
-        limit=config.limit,
-    )
-    return plan_windows(Path(config.spans), plan)
 
 
 def _n_chars(spans: Path, manifest: Manifest) -> int:
@@ -459,12 +296,6 @@ def _finished(out: Path, options: str) -> Manifest | None:
     manifest = load_manifest(out)
     is_it = manifest.stage == "cache-teacher" and manifest.config_hash == options and manifest.complete
     return manifest if is_it else None
-
-
-def _tokenizer(path: Path) -> Any:
-    from sadstream.models import load_tokenizer
-
-    return load_tokenizer(path)
 
 
 def _by_tokens(questions: Iterator[Question]) -> Iterator[list[Question]]:
