@@ -106,6 +106,22 @@ MADE_UP = {
             ]
         }
     ],
+    "chat-calls": [
+        {
+            "request": {"messages": [{"role": "user", "content": "q"}], "tools": [{"name": "f"}]},
+            "response": {"message": {"role": "assistant", "content": "Hm."}, "done_reason": "length"},
+        },
+        {
+            "messages": [
+                {"role": "user", "content": "q"},
+                {"role": "assistant", "content": "Hm."},
+                {"role": "user", "content": [{"type": "text", "text": "r"}]},
+            ],
+            "response": {"choices": [{"message": {"role": "assistant", "content": "a"}, "finish_reason": "stop"}]},
+            "model": "m",
+        },
+        {"messages": [{"role": "user", "content": "p"}], "output": "b"},
+    ],
     "messages": [
         {"role": "user", "content": "q"},
         {

@@ -2,6 +2,7 @@
 
 TABLE = (
     ("trajectory", "JSON lines of sadstream's own Trajectory records"),
+    ("chat-calls", "messages with the reply beside them: `{messages, response}`, Ollama's `{request, response}`"),
     ("notebook", "Jupyter notebooks whose cell outputs hold runs (WebShop, ReAct)"),
     ("gemini-calls", "logged calls of Gemini's API: `request` with `contents`, `response`"),
     ("gemini", "Gemini's `contents` of `parts`, with `functionCall` and `functionResponse`"),

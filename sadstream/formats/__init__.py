@@ -32,6 +32,7 @@ from sadstream.formats import (
     plain_text,
     qwen_code,
     react_chat,
+    replies,
     responses,
     sharegpt,
     smolagents,
@@ -48,6 +49,7 @@ __all__ = ["FORMATS", "NAMES", "Format", "RecordFormat", "SessionFormat", "Sessi
 # Tried in this order: what is told by more stands before what is told by less.
 FORMATS: tuple[Format, ...] = (
     *native.FORMATS,
+    *replies.FORMATS,
     *notebook.FORMATS,
     *gemini.FORMATS,
     *qwen_code.FORMATS,

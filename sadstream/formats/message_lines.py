@@ -5,21 +5,9 @@ from typing import Any
 
 import msgspec
 
-from sadstream.formats import (
-    anthropic,
-    converse,
-    crewai,
-    gemini,
-    langchain,
-    llamafactory,
-    mini_swe_agent,
-    openai_chat,
-    react_chat,
-    smolagents,
-    webvoyager,
-)
-from sadstream.formats.kinds import RecordFormat, SessionFormat, SessionRecord
-from sadstream.formats.pieces import AUTHORS
+from sadstream.formats import gemini, langchain, openai_chat
+from sadstream.formats.bare_messages import author_of, joined, read_messages
+from sadstream.formats.kinds import SessionFormat, SessionRecord
 from sadstream.frames import Draft
 
 # Names that tell which of several conversations in a file a message belongs to; the first that all messages have.
@@ -44,25 +32,6 @@ _SESSIONS = (
     "thread",
 )
 _MESSAGES = (openai_chat.is_message, gemini.is_content, langchain.is_message)
-# What reads a bare list of messages; tried in this order.
-_READERS = tuple(
-    format
-    for format in (
-        *gemini.FORMATS,
-        *langchain.FORMATS,
-        *webvoyager.FORMATS,
-        *crewai.FORMATS,
-        *smolagents.FORMATS,
-        *mini_swe_agent.FORMATS,
-        *converse.FORMATS,
-        *anthropic.FORMATS,
-        *openai_chat.TAGGED_FORMATS,
-        *llamafactory.FORMATS,
-        *react_chat.FORMATS,
-        *openai_chat.FORMATS,
-    )
-    if isinstance(format, RecordFormat)
-)
 
 
 def recognise(record: Any) -> bool:
@@ -79,9 +48,9 @@ def read(records: list[SessionRecord]) -> Iterator[Draft]:
     name = next((n for n in _SESSIONS if all(_session(r.value, n) for r in records)), None)
     runs: dict[str, list[SessionRecord]] = {}
     number, spoken = 0, False
-    begins_with_system = _author(records[0].value) == "system"
+    begins_with_system = author_of(records[0].value) == "system"
     for record in records:
-        author = _author(record.value)
+        author = author_of(record.value)
         if author == "system" and spoken and begins_with_system:
             number, spoken = number + 1, False
         spoken = spoken or author == "agent"
@@ -99,17 +68,9 @@ def _session(message: dict[str, Any], name: str) -> bool:
     return isinstance(value, str | int) and not isinstance(value, bool) and value != ""
 
 
-def _author(message: dict[str, Any]) -> str | None:
-    role = message.get("role")
-    named = role if isinstance(role, str) else langchain.role_of(message) if langchain.is_message(message) else ""
-    return AUTHORS.get(named)
-
-
 def _drafts(messages: list[SessionRecord]) -> Iterator[Draft]:
     values = [record.value for record in messages]
-    raw = msgspec.json.encode([msgspec.Raw(record.raw) for record in messages])
-    reader = next((f for f in _READERS if f.recognise(values)), _READERS[-1])
-    yield from reader.read(values, raw)
+    yield from read_messages(values, bytes(joined(msgspec.Raw(record.raw) for record in messages)))
 
 
 FORMATS = (SessionFormat("messages", "chat messages one a line, of one run or of several", recognise, read, False),)

@@ -1,0 +1,73 @@
+"""Bare lists of chat messages: which format reads one, told by its content."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from sadstream.formats import (
+    anthropic,
+    converse,
+    crewai,
+    gemini,
+    langchain,
+    llamafactory,
+    mini_swe_agent,
+    openai_chat,
+    react_chat,
+    smolagents,
+    webvoyager,
+)
+from sadstream.formats.kinds import RecordFormat
+from sadstream.formats.pieces import AUTHORS
+from sadstream.frames import Draft
+
+# Tried in this order.
+_READERS = tuple(
+    format
+    for format in (
+        *gemini.FORMATS,
+        *langchain.FORMATS,
+        *webvoyager.FORMATS,
+        *crewai.FORMATS,
+        *smolagents.FORMATS,
+        *mini_swe_agent.FORMATS,
+        *converse.FORMATS,
+        *anthropic.FORMATS,
+        *openai_chat.TAGGED_FORMATS,
+        *llamafactory.FORMATS,
+        *react_chat.FORMATS,
+        *openai_chat.FORMATS,
+    )
+    if isinstance(format, RecordFormat)
+)
+
+
+def read_messages(record: Any, raw: bytes) -> Iterable[Draft]:
+    """Drafts of a list of messages, or of a record that has one under `messages`, by who knows such messages.
+
+    Raises:
+        RecordError, msgspec.DecodeError: the messages are malformed.
+    """
+    reader = next((f for f in _READERS if f.recognise(record)), _READERS[-1])
+    return reader.read(record, raw)
+
+
+def joined(items: Iterable[msgspec.Raw | bytes]) -> msgspec.Raw:
+    """A JSON array of values that are JSON already."""
+    return msgspec.Raw(b"[" + b",".join(map(bytes, items)) + b"]")
+
+
+def author_of(message: Any) -> str | None:
+    """Whose a message is: system, user, agent or environment; None where that is not known, or it is no message."""
+    if not isinstance(message, dict):
+        return None
+    role = message.get("role")
+    if not isinstance(role, str):
+        role = langchain.role_of(message) if langchain.is_message(message) else ""
+    return AUTHORS.get(role)
+
+
+def is_messages(value: Any) -> bool:
+    """Whether a value is a list of chat messages, LangChain's among them."""
+    return openai_chat.is_chat(value) or langchain.is_messages(value)
