@@ -38,7 +38,7 @@ INDEX_SCHEMA: dict[str, pl.DataType] = {
     "ending": pl.String(),
     **SCORES,
 }
-_PASSED_OVER = ("unrecognised", "empty", "malformed", "cut-off", "not-read")
+_PASSED_OVER = ("unrecognised", "empty", "malformed", "cut-off", "not-read", "not-chosen")
 
 
 class SegmentConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from sadstream.progress import silent
+from sadstream.spans import SegmentConfig, segment_logs
 from tests.test_formats_foreign import MESSAGES, calls, lines
-from tests.test_formats_wild import cut, kinds, runs
+from tests.test_formats_wild import cut, kinds, rows, runs
 
 ASKED, SAID = MESSAGES[:4], MESSAGES[4]
 REPLY = SAID["content"]
@@ -91,3 +93,82 @@ def test_the_messages_before_a_reply_are_read_by_who_knows_them(tmp_path):
     tagged = [{"role": "user", "content": "q"}]
     (run,) = runs(tmp_path / "c.json", {"messages": tagged, "response": "<think>h</think>\n<search> x </search>"})
     assert kinds(run) == ["context", "reason", "act"]
+
+
+# ---- preference pairs, in the forms of TRL, LLaMA-Factory, UltraFeedback, distilabel and OpenAI
+
+GOOD, BAD = {"role": "assistant", "content": REPLY}, {"role": "assistant", "content": "No file."}
+
+
+def chosen(tmp_path, record):
+    """The one run of a pair; that the rejected answer is refused by name."""
+    path = tmp_path / "pair.jsonl"
+    path.write_text(lines(record))
+    run, refused = rows(path)
+    assert (run["refused"], refused["refused"]) == (None, "not-chosen")
+    assert refused["source"]["record"].startswith("0.")
+    return run
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"chosen": [*ASKED, GOOD], "rejected": [*ASKED, BAD]},
+        {"prompt": ASKED, "chosen": [GOOD], "rejected": [BAD]},
+        {"prompt": ASKED, "chosen": [*ASKED, GOOD], "rejected": [*ASKED, BAD]},
+        {"messages": ASKED, "chosen": GOOD, "rejected": BAD},
+        {"messages": [*ASKED, GOOD], "chosen": REPLY, "rejected": "No file."},
+        {"messages": [*ASKED, GOOD], "chosen": [*ASKED, GOOD], "rejected": [*ASKED, BAD]},
+        {"prompt": ASKED, "chosen": REPLY, "rejected": "No file."},
+        {"prompt": "<|user|>\nList.", "chosen": [*ASKED, GOOD], "rejected": [*ASKED, BAD]},
+        {"system": "Be brief.", "prompt": ASKED[1:], "chosen": [GOOD], "rejected": [BAD]},
+        {"chosen": {"messages": [*ASKED, GOOD]}, "rejected": {"messages": [*ASKED, BAD]}},
+        {"input": {"messages": ASKED}, "preferred_output": [GOOD], "non_preferred_output": [BAD]},
+    ],
+)
+def test_of_a_preference_pair_the_chosen_answer_after_its_prompt_is_the_run(tmp_path, record):
+    run = chosen(tmp_path, record)
+    (plain,) = runs(tmp_path / "b.json", MESSAGES)
+    assert (run["source"]["format"], run["text"]) == ("preferences", plain.text)
+    assert [span["kind"] for span in run["spans"]] == CUT
+    assert "No file." in run["extra"]
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"question": "q", "chosen": "a", "rejected": "b"}, ["q\n", "Answer: a\n"]),
+        ({"system": "s", "question": "q", "chosen": "a", "rejected": "b"}, ["s\n", "q\n", "Answer: a\n"]),
+        (
+            {
+                "conversations": [{"from": "human", "value": "q"}],
+                "chosen": {"from": "gpt", "value": "a"},
+                "rejected": {"from": "gpt", "value": "longer b"},
+            },
+            ["q\n", "Answer: a\n"],
+        ),
+        (
+            {
+                "prompt": "q\n",
+                "chosen": "Thought: x\nAction: f[y]\n",
+                "rejected": "Thought: a far longer thought\nAction: g[z]\n",
+            },
+            ["q\n", "Thought: x\n", "Action: f[y]\n"],
+        ),
+        (
+            {"chosen": "Thought: x\nAction: f[y]\n", "rejected": "Thought: a far longer one\nAction: g[z]\n"},
+            ["Thought: x\n", "Action: f[y]\n"],
+        ),
+    ],
+)
+def test_a_chosen_answer_may_be_text(tmp_path, record, expected):
+    run = chosen(tmp_path, record)
+    spans = [run["text"][span["start"] : span["stop"]] for span in run["spans"]]
+    assert [text for text in spans if text] == expected
+
+
+def test_rejected_answers_are_counted_in_the_summary(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text(lines(*[{"chosen": [*ASKED, GOOD], "rejected": [*ASKED, BAD]}] * 3))
+    config = SegmentConfig(logs=(str(tmp_path / "pairs.jsonl"),), out=str(tmp_path / "spans"))
+    found = segment_logs(config, silent)
+    assert (found["n_trajectories"], found["n_passed_over"]) == (3, {"not-chosen": 3})

@@ -106,6 +106,20 @@ MADE_UP = {
             ]
         }
     ],
+    "preferences": [
+        {
+            "prompt": [{"role": "user", "content": "q"}],
+            "chosen": [{"role": "assistant", "content": "a"}],
+            "rejected": [{"role": "assistant", "content": "b"}],
+        },
+        {"instruction": "q", "input": "i", "chosen": "Thought: x\nAction: f[y]\n", "rejected": "Action: g[]\n"},
+        {
+            "conversations": [{"from": "human", "value": "q"}],
+            "chosen": {"from": "gpt", "value": "a"},
+            "rejected": {"from": "gpt", "value": "b"},
+            "system": "s",
+        },
+    ],
     "chat-calls": [
         {
             "request": {"messages": [{"role": "user", "content": "q"}], "tools": [{"name": "f"}]},

@@ -2,6 +2,10 @@
 
 TABLE = (
     ("trajectory", "JSON lines of sadstream's own Trajectory records"),
+    (
+        "preferences",
+        "preference pairs: the `chosen` run after its prompt; what is `rejected` is counted (TRL, LLaMA-Factory)",
+    ),
     ("chat-calls", "messages with the reply beside them: `{messages, response}`, Ollama's `{request, response}`"),
     ("notebook", "Jupyter notebooks whose cell outputs hold runs (WebShop, ReAct)"),
     ("gemini-calls", "logged calls of Gemini's API: `request` with `contents`, `response`"),

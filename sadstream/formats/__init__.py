@@ -30,6 +30,7 @@ from sadstream.formats import (
     otel,
     pi_session,
     plain_text,
+    preferences,
     qwen_code,
     react_chat,
     replies,
@@ -49,6 +50,7 @@ __all__ = ["FORMATS", "NAMES", "Format", "RecordFormat", "SessionFormat", "Sessi
 # Tried in this order: what is told by more stands before what is told by less.
 FORMATS: tuple[Format, ...] = (
     *native.FORMATS,
+    *preferences.FORMATS,
     *replies.FORMATS,
     *notebook.FORMATS,
     *gemini.FORMATS,

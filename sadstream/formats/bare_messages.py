@@ -15,6 +15,7 @@ from sadstream.formats import (
     mini_swe_agent,
     openai_chat,
     react_chat,
+    sharegpt,
     smolagents,
     webvoyager,
 )
@@ -37,6 +38,7 @@ _READERS = tuple(
         *openai_chat.TAGGED_FORMATS,
         *llamafactory.FORMATS,
         *react_chat.FORMATS,
+        *sharegpt.FORMATS,
         *openai_chat.FORMATS,
     )
     if isinstance(format, RecordFormat)

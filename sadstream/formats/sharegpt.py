@@ -86,9 +86,19 @@ def _turns(record: Any) -> tuple[str, list[dict[str, str]] | None]:
     names = [n for n in _LISTS if n in record] if isinstance(record, dict) else [""]
     for name in names:
         turns = record[name] if name else record
-        if isinstance(turns, list) and turns and all(_is_turn(t) for t in turns):
+        if is_turns(turns):
             return (name, turns) if any(_AUTHORS[t["from"]] == "agent" for t in turns) else ("", None)
     return "", None
+
+
+def is_turns(value: Any) -> bool:
+    """Whether a value is a list of turns of `from` and `value`."""
+    return isinstance(value, list) and bool(value) and all(_is_turn(t) for t in value)
+
+
+def author_of(turn: Any) -> str | None:
+    """Whose a turn is; None where it is none."""
+    return _AUTHORS[turn["from"]] if _is_turn(turn) else None
 
 
 def _is_turn(turn: Any) -> bool:
