@@ -188,3 +188,120 @@ def test_events_of_claudes_stream_are_a_run_a_session_and_one_a_sub_agent(tmp_pa
         assert (whole.outcome.ending, whole.outcome.answer) == ("finished", "Done.")
         assert json.loads(bytes(whole.extra["n_stream_events"])) == 1
         assert (kinds(part), part.task) == (["context", "act"], "Find it.")
+
+
+# ---- Vercel's AI SDK: what its versions 3, 4 and 5 store for the UI, and the model's own messages
+
+ASKED = {"id": "1", "role": "user", "parts": [{"type": "text", "text": "Weather?"}]}
+INPUT, OUTPUT = {"city": "Ulm"}, {"c": 12}
+TOLD = {"toolCallId": "t", "toolName": "weather"}
+UI_5 = [
+    ASKED,
+    {
+        "id": "2",
+        "role": "assistant",
+        "parts": [
+            {"type": "step-start"},
+            {"type": "reasoning", "text": "A tool.", "state": "done", "providerMetadata": {"p": {"signature": "s"}}},
+            {"type": "text", "text": "I check.", "state": "done"},
+            {
+                "type": "tool-weather",
+                "toolCallId": "t",
+                "state": "output-available",
+                "input": INPUT,
+                "output": OUTPUT,
+            },
+            {"type": "step-start"},
+            {"type": "text", "text": "12.", "state": "done"},
+        ],
+    },
+]
+INVOKED = {"state": "result", "step": 0, **TOLD, "args": INPUT, "result": OUTPUT}
+UI_4 = [
+    {**ASKED, "content": "Weather?"},
+    {
+        "id": "2",
+        "role": "assistant",
+        "content": "I check.12.",
+        "reasoning": "A tool.",
+        "parts": [
+            {"type": "reasoning", "reasoning": "A tool.", "details": [{"type": "text", "text": "A tool."}]},
+            {"type": "text", "text": "I check."},
+            {"type": "tool-invocation", "toolInvocation": INVOKED},
+            {"type": "text", "text": "12."},
+        ],
+        "toolInvocations": [INVOKED],
+    },
+]
+
+
+def core(arguments, result):
+    """Messages to and from the model; version 4 has `args` and `result`, 5 `input` and a typed `output`."""
+    return [
+        {"role": "user", "content": [{"type": "text", "text": "Weather?"}]},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "reasoning", "text": "A tool.", "signature": "s"},
+                {"type": "text", "text": "I check."},
+                {"type": "tool-call", **TOLD, **arguments},
+            ],
+        },
+        {"role": "tool", "content": [{"type": "tool-result", **TOLD, **result}]},
+        {"role": "assistant", "content": "12."},
+    ]
+
+
+def test_messages_of_vercels_sdk_are_read_in_each_form(tmp_path):
+    dynamic = json.loads(json.dumps(UI_5).replace('"tool-weather"', '"dynamic-tool", "toolName": "weather"'))
+    forms = [UI_5, {"id": "x", "messages": UI_5}, dynamic, UI_4]
+    forms += [
+        core({"args": INPUT}, {"result": OUTPUT}),
+        core({"input": INPUT}, {"output": {"type": "json", "value": OUTPUT}}),
+        core({"input": INPUT}, {"output": {"type": "text", "value": json.dumps(OUTPUT)}}),
+        core({"input": INPUT}, {"output": {"type": "content", "value": [{"type": "text", "text": '{"c": 12}'}]}}),
+    ]
+    read = [run for n, form in enumerate(forms) for run in runs(tmp_path / f"{n}.json", form)]
+    read += runs(tmp_path / "lines.jsonl", lines(*UI_5))
+    assert [run.source.format for run in read] == ["vercel"] * len(forms) + ["messages"]
+    for run in read:
+        assert [text for _, text in cut(run)] == [
+            "Weather?\n",
+            "Thought: A tool.\n",
+            "Thought: I check.\n",
+            'Action: weather({"city": "Ulm"})\n',
+            'Observation: {"c": 12}\n',
+            "Answer: 12.\n",
+        ]
+        assert calls(run) == [("weather", '{"city": "Ulm"}', "t")]
+        assert [span.step for span in run.spans] == [None, 0, 0, 0, 0, 1]
+        assert len(run.spans[1].opaque) == 1
+
+
+def test_calls_of_the_ui_may_have_failed_or_have_no_result_and_stand_beside_each_other(tmp_path):
+    failed = {"type": "tool-a", "toolCallId": "1", "state": "output-error", "input": {}, "errorText": "no"}
+    pending = {"type": "tool-b", "toolCallId": "2", "state": "input-available", "input": {"x": 1}}
+    null = {"type": "tool-c", "toolCallId": "3", "state": "output-available", "input": {}, "output": None}
+    said = {"id": "2", "role": "assistant", "parts": [failed, null, pending]}
+    (run,) = runs(tmp_path / "a.json", [ASKED, said])
+    assert kinds(run) == ["context", "act", "act", "act", "observation", "observation"]
+    assert [(s.call_id, s.error) for s in run.spans[4:]] == [("1", True), ("3", None)]
+    assert [name for name, _, _ in calls(run)] == ["a", "c", "b"]
+
+
+def test_invocations_without_parts_stand_before_what_is_said_of_their_results(tmp_path):
+    for state, expected in (
+        ({"state": "result", "result": OUTPUT}, ["act", "observation", "act"]),
+        ({"state": "call"}, ["reason", "act"]),
+    ):
+        invoked = {**TOLD, "args": INPUT, **state}
+        said = {"id": "2", "role": "assistant", "content": "12.", "toolInvocations": [invoked]}
+        (run,) = runs(tmp_path / "a.json", {"messages": [{"id": "1", "role": "user", "content": "q"}, said]})
+        assert kinds(run) == ["context", *expected]
+
+
+def test_media_of_the_ui_are_kept_beside_the_text_or_named(tmp_path):
+    image = {"type": "file", "mediaType": "image/png", "url": "data:"}
+    for parts, text in (([image, *ASKED["parts"]], "Weather?\n"), ([image], "[file: image/png]\n")):
+        (run,) = runs(tmp_path / "a.json", [{**ASKED, "parts": parts}, UI_5[1]])
+        assert (cut(run)[0], len(run.spans[0].opaque)) == (("context", text), 1)

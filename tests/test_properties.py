@@ -120,6 +120,47 @@ MADE_UP = {
             "system": "s",
         },
     ],
+    "vercel": [
+        {
+            "id": "chat",
+            "messages": [
+                {"id": "1", "role": "user", "parts": [{"type": "text", "text": "q"}, {"type": "file", "url": "u"}]},
+                {
+                    "id": "2",
+                    "role": "assistant",
+                    "parts": [
+                        {"type": "step-start"},
+                        {"type": "reasoning", "text": "Hm.", "providerMetadata": {"p": {"signature": "x"}}},
+                        {"type": "tool-f", "toolCallId": "c", "state": "output-error", "input": {}, "errorText": "no"},
+                        {"type": "text", "text": "a"},
+                    ],
+                },
+            ],
+        },
+        [
+            {"role": "user", "content": "q"},
+            {
+                "role": "assistant",
+                "content": [{"type": "tool-call", "toolCallId": "c", "toolName": "f", "args": {"a": 1}}],
+            },
+            {
+                "role": "tool",
+                "content": [
+                    {
+                        "type": "tool-result",
+                        "toolCallId": "c",
+                        "toolName": "f",
+                        "output": {"type": "content", "value": [{"type": "text", "text": "r"}]},
+                    }
+                ],
+            },
+            {
+                "role": "assistant",
+                "content": "a",
+                "toolInvocations": [{"state": "result", "toolCallId": "d", "toolName": "g", "args": {}, "result": 1}],
+            },
+        ],
+    ],
     "chat-calls": [
         {
             "request": {"messages": [{"role": "user", "content": "q"}], "tools": [{"name": "f"}]},

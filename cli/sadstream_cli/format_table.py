@@ -8,6 +8,7 @@ TABLE = (
     ),
     ("chat-calls", "messages with the reply beside them: `{messages, response}`, Ollama's `{request, response}`"),
     ("notebook", "Jupyter notebooks whose cell outputs hold runs (WebShop, ReAct)"),
+    ("vercel", "messages of Vercel's AI SDK: `parts` with `tool-NAME`, `toolInvocations`, `tool-call` blocks"),
     ("gemini-calls", "logged calls of Gemini's API: `request` with `contents`, `response`"),
     ("gemini", "Gemini's `contents` of `parts`, with `functionCall` and `functionResponse`"),
     ("qwen-code", "session lines of Qwen Code and Gemini CLI (`message.parts`)"),

@@ -41,6 +41,7 @@ from sadstream.formats import (
     tags,
     toolbench,
     transcript,
+    vercel,
     webvoyager,
 )
 from sadstream.formats.kinds import Format, RecordFormat, SessionFormat, SessionRecord, TextFormat
@@ -53,6 +54,7 @@ FORMATS: tuple[Format, ...] = (
     *preferences.FORMATS,
     *replies.FORMATS,
     *notebook.FORMATS,
+    *vercel.FORMATS,
     *gemini.FORMATS,
     *qwen_code.FORMATS,
     *gemini_cli.FORMATS,

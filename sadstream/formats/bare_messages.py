@@ -17,6 +17,7 @@ from sadstream.formats import (
     react_chat,
     sharegpt,
     smolagents,
+    vercel,
     webvoyager,
 )
 from sadstream.formats.kinds import RecordFormat
@@ -27,6 +28,7 @@ from sadstream.frames import Draft
 _READERS = tuple(
     format
     for format in (
+        *vercel.FORMATS,
         *gemini.FORMATS,
         *langchain.FORMATS,
         *webvoyager.FORMATS,
@@ -72,4 +74,4 @@ def author_of(message: Any) -> str | None:
 
 def is_messages(value: Any) -> bool:
     """Whether a value is a list of chat messages, LangChain's among them."""
-    return openai_chat.is_chat(value) or langchain.is_messages(value)
+    return openai_chat.is_chat(value) or langchain.is_messages(value) or vercel.recognise(value)

@@ -6,7 +6,7 @@ import msgspec
 
 from sadstream.formats.verbatim import Json, fields_of, is_object, items_of, string_of, text_of
 
-_MIME = ("media_type", "mime_type", "mimeType")
+_MIME = ("media_type", "mime_type", "mimeType", "mediaType")
 _TEXT_BLOCKS = ("text", "input_text", "output_text", "summary_text", "reasoning_text")
 
 
