@@ -305,3 +305,126 @@ def test_media_of_the_ui_are_kept_beside_the_text_or_named(tmp_path):
     for parts, text in (([image, *ASKED["parts"]], "Weather?\n"), ([image], "[file: image/png]\n")):
         (run,) = runs(tmp_path / "a.json", [{**ASKED, "parts": parts}, UI_5[1]])
         assert (cut(run)[0], len(run.spans[0].opaque)) == (("context", text), 1)
+
+
+# ---- LlamaIndex, in the form of its `ChatMessage`, with blocks and before it had them
+
+
+def test_llamaindexs_messages_are_read_with_blocks_and_without(tmp_path):
+    function = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    in_block = {"block_type": "tool_call", "tool_call_id": "c", "tool_name": "f", "tool_kwargs": {"a": 1}}
+    of_claude = {"id": "c", "type": "tool_use", "name": "f", "input": {"a": 1}}
+
+    def message(role, text, blocks=(), **more):
+        said = [{"block_type": "text", "text": text}] if text else []
+        return {"role": role, "additional_kwargs": more, "blocks": [*blocks, *said]}
+
+    def run_of(call):
+        answer = {"tool_call_id": "c", "name": "f"}
+        return [message("user", "q"), call, message("tool", "r", **answer), message("assistant", "done")]
+
+    thinking = {"block_type": "thinking", "content": "Hm.", "num_tokens": None, "additional_information": {"s": "x"}}
+    forms = [
+        run_of(message("assistant", "", [thinking, in_block])),
+        run_of(message("assistant", "", [thinking, in_block], tool_calls=[function])),
+        run_of(message("assistant", "", [thinking], tool_calls=[of_claude])),
+        [
+            {"role": "user", "content": "q", "additional_kwargs": {}},
+            {
+                "role": "assistant",
+                "content": None,
+                "reasoning": "Hm.",
+                "additional_kwargs": {"tool_calls": [function]},
+            },
+            {"role": "tool", "content": "r", "additional_kwargs": {"tool_call_id": "c", "name": "f"}},
+            {"role": "chatbot", "content": "done", "additional_kwargs": {}},
+        ],
+    ]
+    forms.append({"messages": forms[0]})
+    for form in forms:
+        (run,) = runs(tmp_path / "a.json", form)
+        assert run.source.format == "llamaindex"
+        assert [text for _, text in cut(run)] == [
+            "q\n",
+            "Thought: Hm.\n",
+            'Action: f({"a": 1})\n',
+            "Observation: r\n",
+            "Answer: done\n",
+        ]
+        assert (calls(run), run.spans[3].call_id) == ([("f", '{"a": 1}', "c")], "c")
+    (run,) = runs(tmp_path / "lines.jsonl", lines(*forms[0]))
+    assert kinds(run) == ["context", "reason", "act", "observation", "act"]
+
+
+# ---- rows of nebius/SWE-agent-trajectories
+
+
+def test_turns_of_swe_agent_are_cut_at_their_last_fenced_block(tmp_path):
+    def turn(role, text, prompt=""):
+        return {"cutoff_date": "", "mask": role == "ai", "role": role, "system_prompt": prompt, "text": text}
+
+    record = {
+        "instance_id": "a__b-1",
+        "model_name": "m",
+        "target": False,
+        "trajectory": [
+            turn("system", "", "SETTING"),
+            turn("user", "Fix it."),
+            turn("ai", "So:\n```python\nx = 1\n```\nI look.\n```\nls\n```"),
+            turn("user", "a.py"),
+            turn("ai", "I know no command."),
+            turn("user", "Your output was not formatted correctly."),
+            turn("ai", "```\nsubmit\n```\n"),
+        ],
+        "exit_status": "submitted (exit_context)",
+        "generated_patch": "diff",
+        "eval_logs": "log",
+    }
+    (run,) = runs(tmp_path / "a.jsonl", lines(record))
+    assert cut(run) == [
+        ("context", "SETTING\n"),
+        ("context", "Fix it.\n"),
+        ("reason", "So:\n```python\nx = 1\n```\nI look.\n"),
+        ("act", "```\nls\n```\n"),
+        ("observation", "a.py\n"),
+        ("reason", "I know no command.\n"),
+        ("observation", "Your output was not formatted correctly.\n"),
+        ("act", "```\nsubmit\n```\n"),
+    ]
+    commands = [run.text[s.arguments_start : s.arguments_stop] for s in run.spans if s.kind == "act"]
+    assert commands == ["ls", "submit"]
+    assert (run.task_id, run.task, run.outcome.success) == ("a__b-1", "Fix it.", False)
+    assert (run.outcome.ending, run.outcome.answer) == ("truncated", "diff")
+    assert set(run.extra) == {"model_name", "eval_logs"}
+
+
+# ---- Cohere's chat, version 2
+
+
+def test_coheres_plan_is_a_thought_and_its_documents_are_what_came_back(tmp_path):
+    documents = [
+        {"type": "document", "document": {"id": "d", "data": '{"c": 12}'}},
+        {"type": "document", "document": {"data": {"c": 13}}},
+    ]
+    messages = [
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "tool_plan": "I will ask.", "tool_calls": MESSAGES[2]["tool_calls"]},
+        {"role": "tool", "tool_call_id": "c1", "content": documents},
+        {"role": "assistant", "content": [{"type": "text", "text": "12."}], "citations": []},
+    ]
+    (run,) = runs(tmp_path / "a.json", {"messages": messages})
+    assert cut(run)[1:] == [
+        ("reason", "Thought: I will ask.\n"),
+        ("act", "Action: ls({})\n"),
+        ("observation", 'Observation: {"c": 12}\n'),
+        ("observation", 'Observation: {"c": 13}\n'),
+        ("act", "Answer: 12.\n"),
+    ]
+    assert not run.spans[1].hidden
+
+
+def test_messages_whose_words_stand_where_nobody_looks_are_refused(tmp_path):
+    for said in ({"text": "a"}, {"text": "a", "content": ""}, {"blocks": ["a"], "content": None}, {"words": "a"}):
+        unread = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", **said}]}
+        (tmp_path / "a.jsonl").write_text(lines(unread, {"messages": MESSAGES}))
+        assert [row["refused"] for row in rows(tmp_path / "a.jsonl")] == ["unrecognised", None]

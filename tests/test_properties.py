@@ -161,6 +161,39 @@ MADE_UP = {
             },
         ],
     ],
+    "llamaindex": [
+        {
+            "messages": [
+                {"role": "user", "additional_kwargs": {}, "blocks": [{"block_type": "text", "text": "q"}]},
+                {
+                    "role": "assistant",
+                    "additional_kwargs": {"tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}]},
+                    "blocks": [
+                        {"block_type": "thinking", "content": "Hm.", "additional_information": {"signature": "x"}},
+                        {"block_type": "tool_call", "tool_call_id": "d", "tool_name": "g", "tool_kwargs": {"a": 1}},
+                        {"block_type": "image", "url": "u"},
+                    ],
+                },
+                {"role": "tool", "content": "r", "additional_kwargs": {"tool_call_id": "c", "name": "f"}},
+                {"role": "chatbot", "blocks": [{"block_type": "text", "text": "a"}]},
+            ]
+        }
+    ],
+    "swe-agent-turns": [
+        {
+            "instance_id": "i",
+            "target": True,
+            "trajectory": [
+                {"role": "system", "system_prompt": "s", "text": "", "mask": False},
+                {"role": "user", "system_prompt": "", "text": "q", "mask": False},
+                {"role": "ai", "system_prompt": "", "text": "Look.\n```\nls\n```\n", "mask": True},
+                {"role": "user", "text": "r"},
+                {"role": "ai", "text": None},
+            ],
+            "exit_status": "submitted",
+            "generated_patch": "p",
+        }
+    ],
     "chat-calls": [
         {
             "request": {"messages": [{"role": "user", "content": "q"}], "tools": [{"name": "f"}]},

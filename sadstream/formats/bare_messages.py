@@ -12,6 +12,7 @@ from sadstream.formats import (
     gemini,
     langchain,
     llamafactory,
+    llamaindex,
     mini_swe_agent,
     openai_chat,
     react_chat,
@@ -29,6 +30,7 @@ _READERS = tuple(
     format
     for format in (
         *vercel.FORMATS,
+        *llamaindex.FORMATS,
         *gemini.FORMATS,
         *langchain.FORMATS,
         *webvoyager.FORMATS,
@@ -45,6 +47,8 @@ _READERS = tuple(
     )
     if isinstance(format, RecordFormat)
 )
+# Messages in other forms than OpenAI's, told by what stands in them.
+_TOLD = (langchain.is_messages, vercel.recognise, llamaindex.recognise)
 
 
 def read_messages(record: Any, raw: bytes) -> Iterable[Draft]:
@@ -74,4 +78,6 @@ def author_of(message: Any) -> str | None:
 
 def is_messages(value: Any) -> bool:
     """Whether a value is a list of chat messages, LangChain's among them."""
-    return openai_chat.is_chat(value) or langchain.is_messages(value) or vercel.recognise(value)
+    if not isinstance(value, list):
+        return False
+    return openai_chat.is_chat(value) or any(known(value) for known in _TOLD)

@@ -32,8 +32,13 @@ LISTS = ("messages", "traj", "trajectory", "conversation", "conversations", "his
 TOOLS = ("tools", "functions")
 # A record's `task` is a word for the kind of task more often than the request, which the first user message is.
 _NO_OUTCOME = ("task", "question", "instruction", "goal", "name")
-_THINKING = ("reasoning_content", "reasoning", "thinking")
+# Cohere's models say what they are about to call.
+_PLAN = "tool_plan"
+_THINKING = ("reasoning_content", "reasoning", "thinking", _PLAN)
 _ENCRYPTED = ("reasoning_details", "thinking_blocks", "thought_signature", "reasoning_signature")
+# What a message without content may have in its place; and where others write what it says, which is not read here.
+_SAID = {"tool_calls", "function_call", "refusal", "audio", *_THINKING, *_ENCRYPTED}
+_FOREIGN_WORDS = ("text", "parts", "blocks", "toolInvocations", "toolCalls")
 _USUAL_ROLES = {"system": "system", "user": "user", "agent": "assistant", "environment": "tool"}
 # Bedrock's: calls and results that would be taken for pictures.
 _CONVERSE_BLOCKS = {"toolUse", "toolResult", "reasoningContent"}
@@ -130,7 +135,8 @@ def is_message(message: Any) -> bool:
         and isinstance(message.get("role"), str)
         and message["role"] in AUTHORS
         and isinstance(message.get("content"), str | list | None)
-        and ("content" in message or message.keys() - {"role", "parts"} != set())
+        and ("content" in message or not _SAID.isdisjoint(message))
+        and (bool(message.get("content")) or not any(message.get(name) for name in _FOREIGN_WORDS))
     )
 
 
@@ -259,6 +265,10 @@ def _block(raw: msgspec.Raw) -> _Block:
         if name is not None:
             usual = {name, "type"} if kind == "text" else {name}
             return _Block("text", text_of(fields[name]), notes=rest(fields, usual))
+    if kind == "document" and is_object(fields.get("document")) and "data" in fields_of(fields["document"]):
+        inner_fields = fields_of(fields["document"])
+        notes = {**rest(fields, ("document",)), **_json_notes("document", rest(inner_fields, ("data",)))}
+        return _Block("text", text_of(inner_fields["data"]), notes=notes)
     if kind in ("reasoning", "thinking"):
         name = next((n for n in (kind, "text", "value", "content") if n in fields), kind)
         inner = fields.get(name)
@@ -268,6 +278,10 @@ def _block(raw: msgspec.Raw) -> _Block:
     if kind == "tool_call" and string_of(fields.get("value")) is not None:
         return _Block("call", text_of(fields["value"]), notes=rest(fields, ("type", "value")))
     return _Block("media", "", (bytes(raw).decode(),), label=content_of(b"[" + bytes(raw) + b"]")[0])
+
+
+def _json_notes(name: str, fields: Fields) -> Fields:
+    return {name: msgspec.Raw(json_object(fields).encode())} if fields else {}
 
 
 def _with_media(blocks: list[_Block]) -> list[_Block]:
@@ -335,8 +349,8 @@ def _agent(fields: Fields, blocks: list[_Block], *, index: int, tagged: bool) ->
     for name in _THINKING:
         text = string_of(fields.get(name))
         if text and text not in (p["text"] for p in pieces):
-            where = {} if name == _THINKING[0] else {"extra": json_object({"field": f'"{name}"'})}
-            pieces.append(thought(text, message=index, hidden=True, **where))
+            where: dict[str, Any] = {} if name == _THINKING[0] else {"extra": json_object({"field": f'"{name}"'})}
+            pieces.append(thought(text, message=index, hidden=name != _PLAN, **where))
             mapped.add(name)
     encrypted = {name: fields[name] for name in _ENCRYPTED if name in fields and bytes(fields[name]) != b"null"}
     if encrypted:
