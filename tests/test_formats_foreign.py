@@ -428,3 +428,73 @@ def test_messages_whose_words_stand_where_nobody_looks_are_refused(tmp_path):
         unread = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", **said}]}
         (tmp_path / "a.jsonl").write_text(lines(unread, {"messages": MESSAGES}))
         assert [row["refused"] for row in rows(tmp_path / "a.jsonl")] == ["unrecognised", None]
+
+
+# ---- Cline's and Roo Code's conversation histories
+
+
+def cline(*turns, task="<task>\nFix it.\n</task>"):
+    details = {"type": "text", "text": "<environment_details>\n# Files\n</environment_details>"}
+    messages = [{"role": "user", "content": [{"type": "text", "text": task}, details]}]
+    for number, texts in enumerate(turns):
+        role = "user" if number % 2 else "assistant"
+        messages.append({"role": role, "content": [{"type": "text", "text": text} for text in texts], "ts": number})
+    return messages
+
+
+READ = "<read_file>\n<path>a.py</path>\n</read_file>"
+RESULT = "[read_file for 'a.py'] Result:"
+DONE = "<attempt_completion>\n<result>\nDone.\n</result>\n</attempt_completion>"
+
+
+def test_xml_elements_that_the_harness_ran_are_calls(tmp_path):
+    quoting = "<write_to_file>\n<path>b</path>\n<content>\nsee </write_to_file> here\n</content>\n</write_to_file>\n"
+    history = cline(
+        [f"<thinking>Read {READ}?</thinking>\n\nI read.\n\n{READ}"],
+        [RESULT, "x = 1"],
+        [f"{quoting}\nThat is it."],
+        ["[write_to_file for 'b'] Result:\nSaved."],
+        [DONE],
+    )
+    for form in (history, {"messages": history}, lines(*history)):
+        (run,) = runs(tmp_path / "a.json", form)
+        assert cut(run)[2:] == [
+            ("reason", f"<thinking>Read {READ}?</thinking>\n\nI read.\n\n"),
+            ("act", f"{READ}\n"),
+            ("observation", f"{RESULT}\n"),
+            ("observation", "x = 1\n"),
+            ("act", quoting[:-1]),
+            ("reason", "\n\nThat is it.\n"),
+            ("observation", "[write_to_file for 'b'] Result:\nSaved.\n"),
+            ("act", f"{DONE}\n"),
+        ]
+        assert [name for name, _, _ in calls(run)] == ["read_file", "write_to_file", "attempt_completion"]
+        assert calls(run)[0][1] == "\n<path>a.py</path>\n"
+        assert run.task == "Fix it."
+
+
+def test_the_tools_of_xml_calls_may_stand_in_the_system_prompt_or_in_results_alone(tmp_path):
+    prompt = "## peek\nLooks.\nUsage:\n<peek>\n<at>x</at>\n</peek>\n\n# Rules\nUse <plan></plan>."
+    said = "<plan>\nGo.\n</plan>\n<peek>\n<at>x</at>\n</peek>"
+    chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": said}]
+    reply = {"role": "user", "content": "[peek for 'x'] Result:\ny"}
+    told = [
+        [{"role": "system", "content": prompt}, *chat],
+        {"system": prompt, "messages": chat},
+        [*chat, reply],
+    ]
+    for messages in told:
+        (run,) = runs(tmp_path / "a.json", messages)
+        assert (run.source.format, [name for name, _, _ in calls(run)]) == ("cline", ["peek"])
+        assert ("reason", "<plan>\nGo.\n</plan>\n") in cut(run)
+
+
+def test_elements_that_the_log_does_not_name_as_tools_are_text(tmp_path):
+    said = "<read_file>\n<path>a</path>\n</read_file>"
+    for content in (said, f"Write `{said}` so.", "<b>x</b>"):
+        messages = [{"role": "user", "content": "How?"}, {"role": "assistant", "content": content}]
+        (run,) = runs(tmp_path / "a.json", messages)
+        assert (run.source.format, kinds(run)) == ("openai-chat", ["context", "act"])
+    quoted = cline(["As in `<read_file>x</read_file>`.\n<read_file> is open"])
+    (run,) = runs(tmp_path / "a.json", quoted)
+    assert kinds(run) == ["context", "context", "act"]

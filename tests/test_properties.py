@@ -194,6 +194,20 @@ MADE_UP = {
             "generated_patch": "p",
         }
     ],
+    "cline": [
+        [
+            {"role": "user", "content": [{"type": "text", "text": "<task>\nq\n</task>"}]},
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "thinking", "thinking": "Hm.", "signature": "x"},
+                    {"type": "text", "text": "I look.\n<read_file>\n<path>a</path>\n</read_file>"},
+                ],
+            },
+            {"role": "user", "content": [{"type": "text", "text": "[read_file for 'a'] Result:"}, {"type": "image"}]},
+            {"role": "assistant", "content": "<attempt_completion>\n<result>a</result>\n</attempt_completion>\n"},
+        ]
+    ],
     "chat-calls": [
         {
             "request": {"messages": [{"role": "user", "content": "q"}], "tools": [{"name": "f"}]},

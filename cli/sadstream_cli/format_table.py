@@ -20,6 +20,7 @@ TABLE = (
     ("otel", "OpenTelemetry GenAI spans in one record, OpenLLMetry's and OpenInference's too"),
     ("otel-lines", "OpenTelemetry GenAI spans, OTLP or one a line"),
     ("openclaw", "telemetry events of openclaw (`tool.start`, `tool.end`)"),
+    ("cline", "chat messages whose agent calls tools by XML elements (Cline, Roo Code)"),
     ("webvoyager", "WebVoyager's messages: `Action: Click [33]` and pages with screenshots"),
     ("crewai", "CrewAI's ReAct in chat turns (`Action Input:`, `Final Answer:`)"),
     ("smolagents", "steps of a smolagents agent's memory (`model_output`, `observations`)"),

@@ -7,6 +7,7 @@ import msgspec
 
 from sadstream.formats import (
     anthropic,
+    cline,
     converse,
     crewai,
     gemini,
@@ -33,6 +34,7 @@ _READERS = tuple(
         *llamaindex.FORMATS,
         *gemini.FORMATS,
         *langchain.FORMATS,
+        *cline.FORMATS,
         *webvoyager.FORMATS,
         *crewai.FORMATS,
         *smolagents.FORMATS,

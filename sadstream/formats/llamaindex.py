@@ -27,7 +27,9 @@ _LISTS = ("messages", "chat_history", "history")
 
 def is_message(value: Any) -> bool:
     """Whether a value is such a message: `blocks` of `block_type`, or calls in `additional_kwargs`."""
-    if not isinstance(value, dict) or not _is_role(value.get("role")):
+    if not isinstance(value, dict) or not ("blocks" in value or "additional_kwargs" in value):
+        return False
+    if not _is_role(value.get("role")):
         return False
     blocks, more = value.get("blocks"), value.get("additional_kwargs")
     if isinstance(blocks, list):

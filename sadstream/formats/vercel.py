@@ -52,6 +52,11 @@ def is_message(value: Any) -> bool:
     return isinstance(invocations, list) and bool(invocations) and all(isinstance(i, dict) for i in invocations)
 
 
+def _may_be(message: dict[str, Any]) -> bool:
+    """What is looked at first, for there are many messages of others."""
+    return "parts" in message or "toolInvocations" in message or isinstance(message.get("content"), list)
+
+
 def _is_part(part: Any) -> bool:
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(kind, str):
@@ -68,9 +73,9 @@ def _is_tool(kind: str) -> bool:
 def recognise(record: Any) -> bool:
     """Messages, bare or under `messages`, of which one is told to be the SDK's, and others may be plain."""
     messages = record.get("messages") if isinstance(record, dict) else record
-    if not isinstance(messages, list) or not any(is_message(m) for m in messages):
+    if not isinstance(messages, list) or not any(isinstance(m, dict) and _may_be(m) for m in messages):
         return False
-    return all(is_message(m) or _is_plain(m) for m in messages)
+    return any(is_message(m) for m in messages) and all(is_message(m) or _is_plain(m) for m in messages)
 
 
 def _is_plain(message: Any) -> bool:
