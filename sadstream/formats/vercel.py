@@ -19,6 +19,7 @@ from sadstream.formats.verbatim import (
     noted,
     object_of,
     rest,
+    same_value,
     string_of,
     text_of,
 )
@@ -118,13 +119,14 @@ def _message(fields: Fields, *, index: int, acted: bool) -> list[Piece]:
 
 def _repeated(fields: Fields, parts: Sequence[Fields]) -> list[str]:
     """Fields of a message that say again what its parts say."""
-    kinds = {text_of(part.get("type")) for part in parts}
     texts = [text_of(part.get("text")) for part in parts if text_of(part.get("type")) == "text"]
     said = string_of(fields.get("content"))
     again = ["content"] if parts and said is not None and (said in ("", "".join(texts)) or said in texts) else []
-    for name, kind in (("toolInvocations", "tool-invocation"), ("reasoning", "reasoning")):
-        again += [name] if kind in kinds else []
-    return again
+    invoked = [same_value(part["toolInvocation"]) for part in parts if "toolInvocation" in part]
+    if invoked and [same_value(raw) for raw in items_of(fields.get("toolInvocations"))] == invoked:
+        again.append("toolInvocations")
+    thinking = [text_of(part.get("reasoning")) for part in parts if text_of(part.get("type")) == "reasoning"]
+    return [*again, "reasoning"] if string_of(fields.get("reasoning")) in ("".join(thinking), *thinking) else again
 
 
 def _parts_of(fields: Fields) -> list[Fields]:
@@ -217,6 +219,10 @@ def _result(inner: Fields, *, is_alone: bool, message: int) -> list[Piece]:
     failed = (is_typed and _OUTPUTS[kind]) or any(text_of(inner.get(name)) for name in _ERRORS)
     failed = failed or bytes(inner.get("isError", b"")) == b"true"
     left = rest(inner, ("type", "toolCallId", "toolName", "isError", *_RETURNED)) if is_alone else {}
+    if is_typed:
+        # Blocks of content may say more than their text.
+        about = typed if kind == "content" else rest(typed, ("value",))
+        left = {**left, "output": msgspec.Raw(json_object(about).encode())}
     return [
         observation(
             text,
