@@ -144,9 +144,9 @@ def _bytes_of_tokens(tokenised: Tokenised, vocabulary: Sequence[bytes]) -> tuple
     begins, ends, before = [], [], 0
     for number, (first, last) in zip(tokenised.token_ids.tolist(), tokenised.offsets.tolist(), strict=True):
         own = vocabulary[number] if number < len(vocabulary) else b""
-        # Offsets may leave out a leading blank, so that where the token before ends is tried first.
-        at = next((p for p in (before, starts[first]) if own and data.startswith(own, p)), None)
-        begins.append(starts[first] if at is None else at)
-        ends.append(starts[last] if at is None else at + len(own))
+        # Offsets may leave out a leading blank; a token that does not go on where the last one ended stands by them.
+        goes_on = own and data.startswith(own, before)
+        begins.append(before if goes_on else starts[first])
+        ends.append(before + len(own) if goes_on else starts[last])
         before = ends[-1]
     return begins, ends

@@ -73,9 +73,9 @@ def raw_logprobs(trajectory: Trajectory) -> dict[int, bytes]:
     """The logprobs of each message that has them, as the log wrote them."""
     found: dict[int, bytes] = {}
     for span in trajectory.spans:
-        raw = _raw_logprobs(span.extra)
+        raw = _raw_logprobs(span.extra) or _raw_logprobs_of_block(span.opaque)
         if raw is not None and span.message is not None:
-            found.setdefault(span.message, raw)
+            found[span.message] = raw
     return found
 
 
@@ -88,6 +88,12 @@ def _raw_logprobs(extra: Mapping[str, msgspec.Raw]) -> bytes | None:
     if inner is None or bytes(inner).lstrip()[:1] != b"{":
         return None
     return _raw_logprobs(msgspec.json.decode(inner, type=dict[str, msgspec.Raw]))
+
+
+def _raw_logprobs_of_block(opaque: Iterable[msgspec.Raw]) -> bytes | None:
+    """The Responses API's, which stand in the block of the text."""
+    block = next((raw for raw in opaque if b'"logprobs"' in bytes(raw) and b'"output_text"' in bytes(raw)), None)
+    return None if block is None else _raw_logprobs(msgspec.json.decode(block, type=dict[str, msgspec.Raw]))
 
 
 def _tokens(raw: bytes, vocabulary: Sequence[bytes]) -> list[LoggedToken]:

@@ -264,7 +264,8 @@ def test_all_that_a_model_wrote_is_placed_through_its_own_template_thinking_call
 
 def test_a_row_names_ids_of_the_tokenizer_alone_equal_ones_by_id_and_none_without_mass(tmp_path):
     number = {data: i for i, data in enumerate(VOCABULARY)}
-    others = [entry(data, -2.0) for data in (b"c", b"b", b"a")] + [entry(b"d", -9999.0), entry(b"never a token", -1.0)]
+    others = [entry(data, -2.0) for data in (b"c", b"b", b"a")] + [entry(b"A", -9999.0), entry(b"never a token", -1.0)]
+    others.append({"token": f"token_id:{len(VOCABULARY) + 9}", "logprob": -1.0})
     content = {"content": [entry(b"Z", 0.0005, others)]}
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "Z", "logprobs": content}]
     job = jobs_of(trajectory_of(messages, tmp_path), "chat")[0]
@@ -287,6 +288,30 @@ def test_langchain_s_logprobs_stand_in_the_metadata_of_a_response(tmp_path):
     log.write_text(json.dumps({"messages": messages}))
     trajectory = row_trajectory(next(segment(scan_logs([str(log)])).collect().iter_rows(named=True)))
     assert logged_tokens(trajectory, VOCABULARY) == {1: [LoggedToken(b"So", -0.1, ())]}
+
+
+def test_the_responses_api_s_logprobs_stand_in_the_block_of_the_text(tmp_path):
+    block = {"type": "output_text", "text": "So.", "annotations": [], "logprobs": [{"token": "So", "logprob": -0.1}]}
+    reply = {"type": "message", "role": "assistant", "content": [block]}
+    call = {"request": {"input": [{"role": "user", "content": "?"}]}, "response": {"output": [reply]}}
+    log = tmp_path / "calls.jsonl"
+    log.write_text(json.dumps(call) + "\n")
+    trajectory = row_trajectory(next(segment(scan_logs([str(log)])).collect().iter_rows(named=True)))
+    assert logged_tokens(trajectory, VOCABULARY) == {1: [LoggedToken(b"So", -0.1, ())]}
+
+
+def test_what_is_placed_once_is_not_placed_again():
+    def places(text: str, tokens: list[bytes], *pieces: tuple[int, int, str]) -> list[tuple[int, int]]:
+        said = [LoggedToken(data, -0.1, ()) for data in tokens]
+        return [(p.start, p.stop) for p in place_tokens(text, [Written(0, *piece) for piece in pieces], {0: said})]
+
+    # The tokens of the thought say `go` too, and are not those of the act.
+    text = "Thought: a go x\nAnswer: go\n"
+    assert places(text, [b"a", b" go", b" x"], (0, 16, "a go x"), (16, 27, "go")) == [(9, 10), (10, 13), (13, 15)]
+    # The first piece goes on into the second, which then has no place in the tokens that are left.
+    text = "a go x go\n"
+    tokens = [b"a go x", b" go", b" go"]
+    assert places(text, tokens, (0, 7, "a go x"), (7, 10, "go")) == [(0, 6), (6, 9)]
 
 
 def test_tokens_whose_offsets_leave_blanks_out_are_found_where_they_stand():
