@@ -172,3 +172,20 @@ def test_rejected_answers_are_counted_in_the_summary(tmp_path):
     config = SegmentConfig(logs=(str(tmp_path / "pairs.jsonl"),), out=str(tmp_path / "spans"))
     found = segment_logs(config, silent)
     assert (found["n_trajectories"], found["n_passed_over"]) == (3, {"not-chosen": 3})
+
+
+# ---- a system prompt beside messages that have none
+
+
+@pytest.mark.parametrize("name", ["system", "system_prompt", "systemPrompt"])
+def test_a_system_prompt_beside_the_messages_is_the_runs_first_context(tmp_path, name):
+    react = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Thought: x\nAction: f[y]"}]
+    share = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    for messages in (MESSAGES[1:], react, share, ASKED[1:]):
+        beside = {"response": REPLY} if messages == ASKED[1:] else {}
+        (run,) = runs(tmp_path / "a.json", {"messages": messages, name: "Be brief.", **beside})
+        assert (cut(run)[0], run.spans[0].author) == (("context", "Be brief.\n"), "system")
+        assert name not in run.extra
+    (run,) = runs(tmp_path / "a.json", {"messages": MESSAGES, name: "Other."})
+    assert cut(run)[0] == ("context", "Be brief.\n")
+    assert json.loads(bytes(run.extra[name])) == "Other."

@@ -104,7 +104,9 @@ def _is_message(value: Any) -> bool:
 def _names(record: Any, messages: Sequence[dict[str, Any]]) -> frozenset[str]:
     """Names of the tools, of which the log tells that they are."""
     names: set[str] = set()
-    prompts = [record.get(name) for name in ("system", "systemPrompt")] if isinstance(record, dict) else []
+    prompts = (
+        [record.get(name) for name in ("system", "system_prompt", "systemPrompt")] if isinstance(record, dict) else []
+    )
     for message in messages:
         texts = texts_in(message["content"])
         if message["role"] == "user":
@@ -154,11 +156,8 @@ def read(record: Any, raw: bytes) -> Iterable[Draft]:
     names = _names(record, messages)
     fields: Fields = fields_of(raw) if name else {}
     pieces: list[Piece] = []
-    system = string_of(fields.get("system"))
-    if system:
-        pieces.append(verbatim("context", system, message=0, author="system"))
     begun = False
-    for index, item in enumerate(items_of(fields[name] if name else raw), len(pieces)):
+    for index, item in enumerate(items_of(fields[name] if name else raw)):
         message = fields_of(item)
         author = AUTHORS[text_of(message.get("role"))]
         begun = begun or author == "agent"
@@ -167,7 +166,7 @@ def read(record: Any, raw: bytes) -> Iterable[Draft]:
             made = [unreadable("reason" if author == "agent" else "context", ["[]"], message=index, author=author)]
         pieces += [noted(made[0], rest(message, ("role", "content"))), *made[1:]]
     draft = Draft(pieces=pieces, dialect=tags.DIALECT, task=_task(pieces))
-    yield record_draft(record, raw, draft, mapped={name, *(["system"] if system else [])}) if name else draft
+    yield record_draft(record, raw, draft, mapped={name}) if name else draft
 
 
 def _task(pieces: Iterable[Piece]) -> str | None:

@@ -30,6 +30,8 @@ from sadstream.frames import Draft
 
 LISTS = ("messages", "traj", "trajectory", "conversation", "conversations", "history", "chat_history", "dialogue")
 TOOLS = ("tools", "functions")
+# Where a record has a system prompt beside messages that have none.
+_SYSTEMS = ("system", "system_prompt", "systemPrompt")
 # A record's `task` is a word for the kind of task more often than the request, which the first user message is.
 _NO_OUTCOME = ("task", "question", "instruction", "goal", "name")
 # Cohere's models say what they are about to call.
@@ -85,8 +87,11 @@ def read(record: Any, raw: bytes) -> Iterable[Draft]:
 
 
 def record_draft(record: dict[str, Any], raw: Json, draft: Draft, *, mapped: set[str]) -> Draft:
-    """A conversation with what its record says beside it: outcome, tools, id, and in `extra` all other fields."""
+    """A conversation with what its record says beside it: prompt, outcome, tools, id, and in `extra` all others."""
     fields = fields_of(raw)
+    prompt, beside = prompt_beside(fields, draft.pieces or ())
+    mapped = mapped | beside
+    draft = msgspec.structs.replace(draft, pieces=[*prompt, *(draft.pieces or ())])
     outcome = outcome_fields({k: v for k, v in record.items() if k not in mapped and k not in _NO_OUTCOME})
     mapped = mapped | outcome.pop("mapped")
     tools: list[str] = []
@@ -100,6 +105,18 @@ def record_draft(record: dict[str, Any], raw: Json, draft: Draft, *, mapped: set
         outcome["id"] = native
         mapped.add("id")
     return msgspec.structs.replace(draft, tools=tools, extra=remaining(fields, mapped), **outcome)
+
+
+def prompt_beside(fields: Fields, pieces: Sequence[Piece]) -> tuple[list[Piece], set[str]]:
+    """The system prompt that a record has beside messages that have none, and the name of its field."""
+    if any(piece["author"] == "system" for piece in pieces[:1]):
+        return [], set()
+    for name in _SYSTEMS:
+        text = string_of(fields.get(name))
+        if text:
+            extra = json_object({"field": f'"{name}"'})
+            return [context(text, message=0, author="system", extra=extra)], {name}
+    return [], set()
 
 
 def tool_list(raw: Json | None) -> list[str] | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from sadstream.formats.dialects import dialect_of
 from sadstream.formats.kinds import RecordFormat
-from sadstream.formats.openai_chat import LISTS
+from sadstream.formats.openai_chat import LISTS, prompt_beside
 from sadstream.formats.outcomes import finish_line, outcome_fields, remaining
 from sadstream.formats.pieces import AUTHORS, Piece, verbatim
 from sadstream.formats.verbatim import Fields, fields_of, items_of, noted, rest
@@ -46,7 +46,9 @@ def read(record: Any, raw: bytes) -> Iterable[Draft]:
         if message.keys() != _PLAIN or role not in _USUAL or not isinstance(message["content"], str):
             made[0] = noted(made[0], _notes(fields_of(item), message))
         pieces += made
-    yield Draft(dialect=_dialect(messages), pieces=pieces, extra=remaining(fields, mapped), **outcome)
+    system, beside = prompt_beside(fields, pieces)
+    extra = remaining(fields, mapped | beside)
+    yield Draft(dialect=_dialect(messages), pieces=[*system, *pieces], extra=extra, **outcome)
 
 
 def _notes(fields: Fields, message: dict[str, Any]) -> Fields:

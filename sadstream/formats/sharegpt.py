@@ -11,7 +11,7 @@ from sadstream.formats.kinds import RecordFormat
 from sadstream.formats.openai_chat import call_texts, record_draft, said_by_agent
 from sadstream.formats.outcomes import as_bool
 from sadstream.formats.pieces import Piece, context, observation, unreadable, verbatim
-from sadstream.formats.verbatim import Fields, fields_of, items_of, json_object, noted, rest
+from sadstream.formats.verbatim import Fields, fields_of, items_of, noted, rest
 from sadstream.frames import Draft
 
 _AUTHORS = {
@@ -68,18 +68,7 @@ def read(record: Any, raw: bytes) -> Iterable[Draft]:
             new = [unreadable("reason", ['""'], message=index, author=author)]
         pieces += [noted(new[0], notes), *new[1:]]
     draft = Draft(pieces=pieces, dialect=tags.DIALECT, task=_task(pieces, prompt))
-    yield draft if not name else record_draft(record, raw, draft, mapped={name, *_system(record, draft)})
-
-
-def _system(record: dict[str, Any], draft: Draft) -> list[str]:
-    """Some records have the system prompt beside the turns."""
-    text = record.get("system")
-    if not isinstance(text, str) or not text:
-        return []
-    assert draft.pieces is not None
-    extra = json_object({"field": '"system"'})
-    draft.pieces.insert(0, context(text, message=0, author="system", extra=extra))
-    return ["system"]
+    yield draft if not name else record_draft(record, raw, draft, mapped={name})
 
 
 def _turns(record: Any) -> tuple[str, list[dict[str, str]] | None]:

@@ -9,7 +9,7 @@ from sadstream.formats.anthropic import first_request, has_acted
 from sadstream.formats.content import content_of
 from sadstream.formats.kinds import RecordFormat
 from sadstream.formats.openai_chat import message_pieces, record_draft, syntax_of
-from sadstream.formats.pieces import Piece, call, context, observation, say, thought, unreadable
+from sadstream.formats.pieces import Piece, call, observation, say, thought, unreadable
 from sadstream.formats.verbatim import (
     Fields,
     fields_of,
@@ -91,13 +91,11 @@ def _is_plain(message: Any) -> bool:
 def read(record: Any, raw: bytes) -> Iterable[Draft]:
     """One trajectory; the record's other fields go to outcome, tools and `extra`."""
     fields = {} if isinstance(record, list) else fields_of(raw)
-    system = string_of(fields.get("system"))
-    pieces = [context(system, message=0, author="system")] if system else []
-    for index, message in enumerate(items_of(fields["messages"] if fields else raw), len(pieces)):
+    pieces: list[Piece] = []
+    for index, message in enumerate(items_of(fields["messages"] if fields else raw)):
         pieces += _message(fields_of(message), index=index, acted=has_acted(pieces))
     draft = Draft(pieces=pieces, task=first_request(pieces))
-    mapped = {"messages", *(("system",) if system else ())}
-    yield record_draft(record, raw, draft, mapped=mapped) if fields else draft
+    yield record_draft(record, raw, draft, mapped={"messages"}) if fields else draft
 
 
 def _message(fields: Fields, *, index: int, acted: bool) -> list[Piece]:
