@@ -32,6 +32,13 @@ CUT = ["context", "context", "reason", "act", "observation", "act"]
         {"input": ASKED, "output": SAID},
         {"input": {"messages": ASKED}, "output": {"choices": [{"message": SAID}]}},
         {"inputs": {"messages": ASKED}, "outputs": {"output": REPLY}},
+        # Helicone's, and requests and responses with their bodies; outputs of DSPy.
+        {"request_body": {"messages": ASKED}, "response_body": {"choices": [{"message": SAID}]}},
+        {
+            "request": {"body": {"messages": ASKED}},
+            "response": {"status": 200, "body": {"choices": [{"message": SAID}]}},
+        },
+        {"messages": ASKED, "outputs": [REPLY]},
         # What the AI SDK returns.
         {"messages": ASKED, "response": {"messages": [SAID]}},
     ],

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from tests.test_formats_wild import cut, kinds, rows, runs
 
 
@@ -498,3 +500,95 @@ def test_elements_that_the_log_does_not_name_as_tools_are_text(tmp_path):
     quoted = cline(["As in `<read_file>x</read_file>`.\n<read_file> is open"])
     (run,) = runs(tmp_path / "a.json", quoted)
     assert kinds(run) == ["context", "context", "act"]
+
+
+# ---- calls and results in blocks: LangChain's standard blocks, Azure's evaluators, Haystack, OpenAI's threads
+
+
+def in_blocks(call, result, **told):
+    said = [{"role": "user", "content": [{"type": "text", "text": "q"}]}]
+    said.append({"role": "assistant", "content": [{"type": "text", "text": "I look."}, call]})
+    return [*said, {"role": "tool", "content": result, **told}, {"role": "assistant", "content": "done"}]
+
+
+AZURE_CALL = {"type": "tool_call", "tool_call_id": "c", "name": "f", "arguments": {"a": 1}}
+AZURE_RESULT = [{"type": "tool_result", "tool_result": "r"}]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        in_blocks({"type": "tool_call", "name": "f", "args": {"a": 1}, "id": "c"}, "r", tool_call_id="c"),
+        in_blocks(AZURE_CALL, AZURE_RESULT, tool_call_id="c"),
+        in_blocks(
+            {"type": "tool_call", "tool_call": {"id": "c", "function": {"name": "f", "arguments": {"a": 1}}}},
+            "r",
+            tool_call_id="c",
+        ),
+        in_blocks(
+            {"tool_call": {"id": "c", "tool_name": "f", "arguments": {"a": 1}}},
+            [{"tool_call_result": {"result": "r", "origin": {"id": "c", "tool_name": "f"}, "error": False}}],
+        ),
+    ],
+)
+def test_calls_and_results_in_blocks_are_read_in_the_forms_of_several_makers(tmp_path, messages):
+    (run,) = runs(tmp_path / "a.json", messages)
+    assert [(kind, text) for kind, text in cut(run)] == [
+        ("context", "q\n"),
+        ("reason", "Thought: I look.\n"),
+        ("act", 'Action: f({"a": 1})\n'),
+        ("observation", "Observation: r\n"),
+        ("act", "Answer: done\n"),
+    ]
+    assert (calls(run), run.spans[3].call_id) == ([("f", '{"a": 1}', "c")], "c")
+
+
+def test_a_call_in_a_block_that_the_message_names_too_is_one(tmp_path):
+    messages = in_blocks({"type": "tool_call", "name": "f", "args": {}, "id": "c1"}, "r", tool_call_id="c1")
+    messages[1]["tool_calls"] = MESSAGES[2]["tool_calls"]
+    (run,) = runs(tmp_path / "a.json", messages)
+    assert calls(run) == [("ls", "{}", "c1")]
+
+
+def test_haystacks_thoughts_and_failed_calls_are_told(tmp_path):
+    failed = {"tool_call_result": {"result": "no", "origin": {"id": "c", "tool_name": "f"}, "error": True}}
+    messages = in_blocks({"tool_call": {"id": "c", "tool_name": "f", "arguments": {}}}, [failed])
+    messages[1]["content"].insert(0, {"reasoning": {"reasoning_text": "Hm.", "extra": {"k": 1}}})
+    (run,) = runs(tmp_path / "a.json", {"messages": messages})
+    assert cut(run)[1] == ("reason", "Thought: Hm.\n")
+    assert [s.error for s in run.spans if s.kind == "observation"] == [True]
+
+
+def test_pairs_of_a_query_and_the_messages_after_it_are_one_run(tmp_path):
+    messages = in_blocks(AZURE_CALL, AZURE_RESULT, tool_call_id="c")
+    record = {"query": messages[:1], "response": messages[1:], "tool_definitions": [{"name": "f"}]}
+    (run,) = runs(tmp_path / "a.json", record)
+    assert (run.source.format, kinds(run)) == ("chat-calls", ["context", "reason", "act", "observation", "act"])
+    assert [json.loads(bytes(tool)) for tool in run.tools] == [{"name": "f"}]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "toolCall", "name": "f"},
+        {"type": "client_tool_call", "id": 1},
+        {"toolInvocation": {}},
+        {"tool_call": 1},
+    ],
+)
+def test_blocks_that_may_be_calls_in_a_form_that_is_not_read_are_refused(tmp_path, block):
+    unread = in_blocks(block, "r", tool_call_id="c")
+    (tmp_path / "a.jsonl").write_text(lines({"messages": unread}, {"messages": MESSAGES}))
+    assert [row["refused"] for row in rows(tmp_path / "a.jsonl")] == ["unrecognised", None]
+
+
+def test_messages_of_a_thread_are_read_in_order_and_refused_newest_first(tmp_path):
+    def message(role, text, at):
+        content = [{"type": "text", "text": {"value": text, "annotations": []}}]
+        return {"object": "thread.message", "created_at": at, "role": role, "content": content}
+
+    thread = [message("user", "q", 1), message("assistant", "a", 2)]
+    (run,) = runs(tmp_path / "a.json", thread)
+    assert cut(run) == [("context", "q\n"), ("act", "Answer: a\n")]
+    (tmp_path / "a.jsonl").write_text(lines({"messages": thread[::-1]}, {"messages": MESSAGES}))
+    assert [row["refused"] for row in rows(tmp_path / "a.jsonl")] == ["unrecognised", None]

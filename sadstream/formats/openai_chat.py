@@ -1,17 +1,17 @@
 """OpenAI chat messages: conversations, bare or in records of any kind."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 
 from sadstream.errors import RecordError
 from sadstream.formats import tags
 from sadstream.formats.anthropic import user_pieces
-from sadstream.formats.content import content_of, texts_in
+from sadstream.formats.content import texts_in
 from sadstream.formats.dialects import dialect_of
 from sadstream.formats.kinds import RecordFormat
+from sadstream.formats.openai_blocks import Block, blocks_of, has_foreign_block, with_calls_lifted
 from sadstream.formats.outcomes import outcome_fields, remaining
 from sadstream.formats.pieces import AUTHORS, Piece, call, context, observation, say, thought, unreadable, verbatim
 from sadstream.formats.verbatim import (
@@ -29,7 +29,7 @@ from sadstream.formats.verbatim import (
 from sadstream.frames import Draft
 
 LISTS = ("messages", "traj", "trajectory", "conversation", "conversations", "history", "chat_history", "dialogue")
-TOOLS = ("tools", "functions")
+TOOLS = ("tools", "functions", "tool_definitions")
 # Where a record has a system prompt beside messages that have none.
 _SYSTEMS = ("system", "system_prompt", "systemPrompt")
 # A record's `task` is a word for the kind of task more often than the request, which the first user message is.
@@ -42,9 +42,6 @@ _ENCRYPTED = ("reasoning_details", "thinking_blocks", "thought_signature", "reas
 _SAID = {"tool_calls", "function_call", "refusal", "audio", *_THINKING, *_ENCRYPTED}
 _FOREIGN_WORDS = ("text", "parts", "blocks", "toolInvocations", "toolCalls")
 _USUAL_ROLES = {"system": "system", "user": "user", "agent": "assistant", "environment": "tool"}
-# Bedrock's: calls and results that would be taken for pictures.
-_CONVERSE_BLOCKS = {"toolUse", "toolResult", "reasoningContent"}
-_FOREIGN_BLOCKS = ("tool_use", "tool_result", "redacted_thinking", "server_tool_use", "mcp_tool_use", "function_call")
 
 
 def recognise(record: Any) -> bool:
@@ -163,7 +160,9 @@ def _is_agent(message: dict[str, Any]) -> bool:
 
 def _is_foreign(record: Any, name: str, messages: list[dict[str, Any]]) -> bool:
     """Whether other readers know more of such messages: typed blocks of other makers, text with labels."""
-    if any(_has_foreign_block(m) for m in messages):
+    if any(has_foreign_block(m) for m in messages):
+        return True
+    if _is_newest_first(messages):
         return True
     if isinstance(record, dict) and ("trajectory_format" in record or "schema_version" in record):
         return True
@@ -175,13 +174,11 @@ def _is_foreign(record: Any, name: str, messages: list[dict[str, Any]]) -> bool:
     )
 
 
-def _has_foreign_block(message: dict[str, Any]) -> bool:
-    content = message.get("content")
-    blocks = [b for b in content if isinstance(b, dict)] if isinstance(content, list) else []
-    if any(not _CONVERSE_BLOCKS.isdisjoint(b) for b in blocks):
-        return True
-    kinds = [b.get("type") for b in blocks]
-    return any(k in _FOREIGN_BLOCKS for k in kinds if isinstance(k, str))
+def _is_newest_first(messages: list[dict[str, Any]]) -> bool:
+    """Whether messages are listed as OpenAI's API of threads gives them, the last one first."""
+    times = [m.get("created_at") for m in (messages[0], messages[-1]) if m.get("object") == "thread.message"]
+    first, last = times if len(times) == 2 else (0, 0)
+    return isinstance(first, int) and isinstance(last, int) and first > last
 
 
 def conversation(messages: Sequence[Json], *, n_prompt: int = 0) -> Draft:
@@ -228,7 +225,8 @@ def message_pieces(fields: Fields, *, index: int, acted: bool, tagged: bool = Fa
     author = AUTHORS.get(role or "")
     if author is None:
         raise RecordError(f"message {index} has no role that is known", hint=f"one of: {', '.join(AUTHORS)}")
-    blocks = _with_media(_blocks(fields.get("content")))
+    fields = with_calls_lifted(fields)
+    blocks = blocks_of(fields.get("content"))
     if role == "tool_call":
         blocks = [block._replace(kind="call") if block.kind == "text" else block for block in blocks]
     mapped = {"role", "content"}
@@ -250,87 +248,12 @@ def message_pieces(fields: Fields, *, index: int, acted: bool, tagged: bool = Fa
     return [noted(pieces[0], notes), *pieces[1:]]
 
 
-class _Block(NamedTuple):
-    """Part of a message's content: text, thought or call; media beside it, what else it says, and a placeholder."""
-
-    kind: str
-    text: str
-    opaque: tuple[str, ...] = ()
-    notes: Mapping[str, msgspec.Raw] = MappingProxyType({})
-    label: str = ""
-
-    @property
-    def about(self) -> dict[str, Any]:
-        extra = {"extra": json_object({"block": json_object(self.notes)})} if self.notes else {}
-        return {**({"opaque": list(self.opaque)} if self.opaque else {}), **extra}
-
-
-def _blocks(raw: Json | None) -> list[_Block]:
-    if raw is None or bytes(raw).lstrip()[:1] != b"[":
-        text = text_of(raw)
-        return [_Block("text", text)] if text else []
-    return [_block(item) for item in items_of(raw)]
-
-
-def _block(raw: msgspec.Raw) -> _Block:
-    if not is_object(raw):
-        return _Block("text", text_of(raw))
-    fields = fields_of(raw)
-    kind = string_of(fields.get("type")) or "text"
-    if kind in ("text", "input_text", "output_text", "refusal"):
-        name = next((n for n in ("text", "value", "refusal", "content") if string_of(fields.get(n)) is not None), None)
-        if name is not None:
-            usual = {name, "type"} if kind == "text" else {name}
-            return _Block("text", text_of(fields[name]), notes=rest(fields, usual))
-    if kind == "document" and is_object(fields.get("document")) and "data" in fields_of(fields["document"]):
-        inner_fields = fields_of(fields["document"])
-        notes = {**rest(fields, ("document",)), **_json_notes("document", rest(inner_fields, ("data",)))}
-        return _Block("text", text_of(inner_fields["data"]), notes=notes)
-    if kind in ("reasoning", "thinking"):
-        name = next((n for n in (kind, "text", "value", "content") if n in fields), kind)
-        inner = fields.get(name)
-        left = rest(fields, ("type", name))
-        opaque = (json_object(left),) if left else ()
-        return _Block("thought", content_of(inner)[0] if inner is not None else "", opaque)
-    if kind == "tool_call" and string_of(fields.get("value")) is not None:
-        return _Block("call", text_of(fields["value"]), notes=rest(fields, ("type", "value")))
-    return _Block("media", "", (bytes(raw).decode(),), label=content_of(b"[" + bytes(raw) + b"]")[0])
-
-
-def _json_notes(name: str, fields: Fields) -> Fields:
-    return {name: msgspec.Raw(json_object(fields).encode())} if fields else {}
-
-
-def _with_media(blocks: list[_Block]) -> list[_Block]:
-    """Media go beside the text before them, or the first; alone they are named by a placeholder, which is rendered."""
-    if not any(b.kind == "media" for b in blocks):
-        return blocks
-    if not any(b.kind == "text" and b.text for b in blocks):
-        media = [b for b in blocks if b.kind == "media"]
-        shown = _Block("text", "", tuple(o for b in media for o in b.opaque), label=" ".join(b.label for b in media))
-        return [*(b for b in blocks if b.kind not in ("media", "text")), shown]
-    kept: list[_Block] = []
-    waiting: tuple[str, ...] = ()
-    for block in blocks:
-        at = next((i for i in reversed(range(len(kept))) if kept[i].kind == "text"), None)
-        if block.kind == "media" and at is not None:
-            kept[at] = kept[at]._replace(opaque=kept[at].opaque + block.opaque)
-        elif block.kind == "media":
-            waiting += block.opaque
-        elif block.kind == "text" and block.text:
-            kept.append(block._replace(opaque=waiting + block.opaque))
-            waiting = ()
-        elif block.kind != "text":
-            kept.append(block)
-    return kept
-
-
-def _labelled(piece: Piece, block: _Block) -> Piece:
+def _labelled(piece: Piece, block: Block) -> Piece:
     """A piece with the placeholder of its media, which the log does not hold."""
     return {**piece, "prefix": piece.get("prefix", "") + block.label} if block.label else piece
 
 
-def _said(block: _Block, *, index: int, author: str, acted: bool, tagged: bool) -> list[Piece]:
+def _said(block: Block, *, index: int, author: str, acted: bool, tagged: bool) -> list[Piece]:
     answers = acted and author == "user"
     if tagged and answers and not block.label:
         return tags.reply_pieces(block.text, message=index, author=author, **block.about)
@@ -341,16 +264,16 @@ def _said(block: _Block, *, index: int, author: str, acted: bool, tagged: bool) 
     return [_labelled(pieces[0], block), *pieces[1:]]
 
 
-def _result(fields: Fields, blocks: list[_Block], *, index: int, tagged: bool) -> list[Piece]:
+def _result(fields: Fields, blocks: list[Block], *, index: int, tagged: bool) -> list[Piece]:
     about: dict[str, Any] = {"call_id": id_of(fields.get("tool_call_id")), "name": string_of(fields.get("name"))}
     if tagged and blocks and not any(b.label for b in blocks):
         return [
             piece
             for b in blocks
-            for piece in tags.reply_pieces(b.text, message=index, author="environment", **b.about, **about)
+            for piece in tags.reply_pieces(b.text, message=index, author="environment", **{**about, **b.about})
         ]
     return [
-        _labelled(observation(b.text, message=index, **b.about, **about), b) for b in blocks or [_Block("text", "")]
+        _labelled(observation(b.text, message=index, **{**about, **b.about}), b) for b in blocks or [Block("text", "")]
     ]
 
 
@@ -359,7 +282,7 @@ def id_of(raw: Json | None) -> str | None:
     return text_of(raw) or None
 
 
-def _agent(fields: Fields, blocks: list[_Block], *, index: int, tagged: bool) -> tuple[list[Piece], set[str]]:
+def _agent(fields: Fields, blocks: list[Block], *, index: int, tagged: bool) -> tuple[list[Piece], set[str]]:
     """Pieces of the agent's turn, and the names of the fields that are in them."""
     mapped: set[str] = set()
     pieces: list[Piece] = []
@@ -391,7 +314,7 @@ def _agent(fields: Fields, blocks: list[_Block], *, index: int, tagged: bool) ->
     return pieces + calls, mapped
 
 
-def _agent_block(block: _Block, *, index: int, act_follows: bool, tagged: bool, prompt_opens: bool) -> list[Piece]:
+def _agent_block(block: Block, *, index: int, act_follows: bool, tagged: bool, prompt_opens: bool) -> list[Piece]:
     if block.kind == "thought":
         return [thought(block.text, message=index, hidden=True, **block.about)] if block.text or block.opaque else []
     if block.kind == "call":

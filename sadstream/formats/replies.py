@@ -25,18 +25,33 @@ from sadstream.frames import Draft
 
 Path = tuple[str | int, ...]
 
-_PROMPTS = ("messages", "prompt", "request", "input", "inputs", "conversation", "history", "chat_history")
-_REPLIES = ("response", "completion", "output", "outputs", "reply", "choices", "message")
+_PROMPTS = (
+    "messages",
+    "prompt",
+    "query",
+    "request",
+    "request_body",
+    "input",
+    "inputs",
+    "conversation",
+    "history",
+    "chat_history",
+)
+_REPLIES = ("response", "response_body", "completion", "output", "outputs", "reply", "choices", "message")
 # Where a reply may stand in what was returned: OpenAI's, Ollama's, the AI SDK's, and homemade ones.
 _PLACES: tuple[Path, ...] = (
     ("choices", 0, "message"),
     (0, "message"),
+    ("body", "choices", 0, "message"),
     ("message",),
     ("messages",),
     ("content",),
     ("text",),
     ("output",),
+    (0,),
 )
+# Where messages may stand in what was sent.
+_WITHIN: tuple[Path, ...] = ((), ("messages",), ("body", "messages"))
 # What of a request stands beside its messages, and is looked for there.
 _ASKED = ("system", "tools", "functions")
 _ENDINGS = {"length": "truncated", "max_tokens": "truncated", "content_filter": "error"}
@@ -75,10 +90,10 @@ def _prompt_path(record: dict[str, Any]) -> Path | None:
     """Where the messages stand; None where there are none, or where the agent has the last word in them."""
     for name in _PROMPTS:
         given = record.get(name)
-        path: Path = (name, "messages") if isinstance(given, dict) else (name,)
-        messages = given.get("messages") if isinstance(given, dict) else given
-        if isinstance(messages, list) and is_messages(messages):
-            return path if author_of(messages[-1]) in ("system", "user", "environment") else None
+        for within in _WITHIN:
+            messages = _at(given, within)
+            if isinstance(messages, list) and is_messages(messages):
+                return (name, *within) if author_of(messages[-1]) in ("system", "user", "environment") else None
         if name == "messages" and name in record:
             return None
     return None
@@ -173,14 +188,12 @@ def _logged(record: SessionRecord) -> _Logged:
     assert found is not None
     prompt, reply = found
     messages = [*items_of(raw_at(record.raw, prompt)), *reply_messages(raw_at(record.raw, reply))]
-    left = fields_of(_without(_without(record.raw, reply), prompt))
-    name = str(prompt[0])
-    if len(prompt) > 1 and name in left:
-        asked = fields_of(left[name])
-        lifted = {n: asked[n] for n in _ASKED if n in asked and n not in left}
-        about = rest(asked, lifted)
-        left = {**lifted, **rest(left, (name,)), **({name: msgspec.Raw(json_object(about).encode())} if about else {})}
-    whole = json_object({**rest(left, ("messages",)), "messages": joined(messages)})
+    left = _without(_without(record.raw, reply), prompt)
+    asked = rest(fields_of(raw_at(record.raw, prompt[:-1])), ("messages",)) if len(prompt) > 1 else {}
+    lifted = {n: asked[n] for n in _ASKED if n in asked and n not in record.value}
+    for n in lifted:
+        left = _without(left, (*prompt[:-1], n))
+    whole = json_object({**lifted, **rest(fields_of(left), ("messages",)), "messages": joined(messages)})
     return _Logged(whole.encode(), tuple(map(_gist, messages)), _ending(record.raw, reply))
 
 
