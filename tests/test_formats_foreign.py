@@ -592,3 +592,67 @@ def test_messages_of_a_thread_are_read_in_order_and_refused_newest_first(tmp_pat
     assert cut(run) == [("context", "q\n"), ("act", "Answer: a\n")]
     (tmp_path / "a.jsonl").write_text(lines({"messages": thread[::-1]}, {"messages": MESSAGES}))
     assert [row["refused"] for row in rows(tmp_path / "a.jsonl")] == ["unrecognised", None]
+
+
+# ---- Pydantic AI, as `all_messages_json()` writes it
+
+
+def test_pydantic_ais_messages_are_read_part_by_part(tmp_path):
+    told = {"tool_name": "f", "tool_call_id": "c", "timestamp": "2026-01-02T03:04:05Z"}
+    builtin = {"tool_name": "web_search", "tool_call_id": "w", "provider_name": "p"}
+    messages = [
+        {
+            "parts": [
+                {"part_kind": "system-prompt", "content": "Be brief.", "dynamic_ref": None},
+                {"part_kind": "user-prompt", "content": "List.", "timestamp": "2026-01-02T03:04:05Z"},
+            ],
+            "instructions": "Use tools.",
+            "kind": "request",
+        },
+        {
+            "parts": [
+                {"part_kind": "thinking", "content": "Hm.", "id": None, "signature": "s", "provider_name": None},
+                {"part_kind": "text", "content": "I look.", "id": None},
+                {"part_kind": "tool-call", **told, "args": '{"a":  1}'},
+            ],
+            "usage": {"input_tokens": 1},
+            "kind": "response",
+        },
+        {
+            "parts": [{"part_kind": "retry-prompt", **told, "content": "no"}],
+            "instructions": "Use tools.",
+            "kind": "request",
+        },
+        {"parts": [{"part_kind": "tool-call", **told, "args": {"a": 2}}], "kind": "response"},
+        {"parts": [{"part_kind": "tool-return", **told, "content": {"n": 1}, "metadata": None}], "kind": "request"},
+        {
+            "parts": [
+                {"part_kind": "builtin-tool-call", **builtin, "args": {"q": "x"}},
+                {"part_kind": "builtin-tool-return", **builtin, "content": [{"url": "u"}], "outcome": "success"},
+                {"part_kind": "text", "content": "One."},
+            ],
+            "kind": "response",
+        },
+        {"parts": [{"part_kind": "retry-prompt", "content": "Say more.", "tool_name": None}], "kind": "request"},
+        {"parts": [{"part_kind": "text", "content": "One file."}], "kind": "response"},
+    ]
+    for form in (messages, {"messages": messages}, lines(*messages)):
+        (run,) = runs(tmp_path / "a.json", form)
+        assert [(kind, text) for kind, text in cut(run)] == [
+            ("context", "Use tools.\n"),
+            ("context", "Be brief.\n"),
+            ("context", "List.\n"),
+            ("reason", "Thought: Hm.\n"),
+            ("reason", "Thought: I look.\n"),
+            ("act", 'Action: f({"a":  1})\n'),
+            ("observation", "Observation: no\n"),
+            ("act", 'Action: f({"a": 2})\n'),
+            ("observation", 'Observation: {"n": 1}\n'),
+            ("act", 'Action: web_search({"q": "x"})\n'),
+            ("observation", 'Observation: [{"url": "u"}]\n'),
+            ("act", "Answer: One.\n"),
+            ("observation", "Observation: Say more.\n"),
+            ("act", "Answer: One file.\n"),
+        ]
+        assert [s.error for s in run.spans if s.kind == "observation"] == [True, None, None, None]
+        assert (run.task, [call[2] for call in calls(run)]) == ("List.", ["c", "c", "w"])

@@ -179,6 +179,31 @@ MADE_UP = {
             ]
         }
     ],
+    "pydantic-ai": [
+        [
+            {
+                "kind": "request",
+                "instructions": "i",
+                "parts": [
+                    {"part_kind": "system-prompt", "content": "s", "timestamp": "t"},
+                    {"part_kind": "user-prompt", "content": ["q", {"kind": "image-url", "url": "u"}]},
+                ],
+            },
+            {
+                "kind": "response",
+                "model_name": "m",
+                "parts": [
+                    {"part_kind": "thinking", "content": "Hm.", "signature": "x", "id": None},
+                    {"part_kind": "tool-call", "tool_name": "f", "args": {"a": 1}, "tool_call_id": "c"},
+                ],
+            },
+            {
+                "kind": "request",
+                "parts": [{"part_kind": "retry-prompt", "content": [1], "tool_name": "f", "tool_call_id": "c"}],
+            },
+            {"kind": "response", "parts": [{"part_kind": "text", "content": "a"}]},
+        ]
+    ],
     "swe-agent-turns": [
         {
             "instance_id": "i",

@@ -10,6 +10,7 @@ TABLE = (
     ("notebook", "Jupyter notebooks whose cell outputs hold runs (WebShop, ReAct)"),
     ("vercel", "messages of Vercel's AI SDK: `parts` with `tool-NAME`, `toolInvocations`, `tool-call` blocks"),
     ("llamaindex", "LlamaIndex's chat messages: `blocks` of `block_type`, calls in `additional_kwargs`"),
+    ("pydantic-ai", "Pydantic AI's messages: `kind: request`, `response`, parts of `part_kind`"),
     ("gemini-calls", "logged calls of Gemini's API: `request` with `contents`, `response`"),
     ("gemini", "Gemini's `contents` of `parts`, with `functionCall` and `functionResponse`"),
     ("qwen-code", "session lines of Qwen Code and Gemini CLI (`message.parts`)"),

@@ -16,6 +16,7 @@ from sadstream.formats import (
     llamaindex,
     mini_swe_agent,
     openai_chat,
+    pydantic_ai,
     react_chat,
     sharegpt,
     smolagents,
@@ -32,6 +33,7 @@ _READERS = tuple(
     for format in (
         *vercel.FORMATS,
         *llamaindex.FORMATS,
+        *pydantic_ai.FORMATS,
         *gemini.FORMATS,
         *langchain.FORMATS,
         *cline.FORMATS,

@@ -56,7 +56,12 @@ def is_content(value: Any) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("parts"), list) or "content" in value:
         return False
     role = value.get("role") or "user"
-    return isinstance(role, str) and role in _ROLES and all(isinstance(part, dict) for part in value["parts"])
+    # Pydantic AI's have no role, and parts of their own.
+    return (
+        isinstance(role, str)
+        and role in _ROLES
+        and all(isinstance(part, dict) and "part_kind" not in part for part in value["parts"])
+    )
 
 
 def recognise(record: Any) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from sadstream.formats import gemini, langchain, llamaindex, openai_chat, vercel
+from sadstream.formats import gemini, langchain, llamaindex, openai_chat, pydantic_ai, vercel
 from sadstream.formats.bare_messages import author_of, joined, read_messages
 from sadstream.formats.kinds import SessionFormat, SessionRecord
 from sadstream.frames import Draft
@@ -31,7 +31,14 @@ _SESSIONS = (
     "conversation",
     "thread",
 )
-_MESSAGES = (openai_chat.is_message, vercel.is_message, llamaindex.is_message, gemini.is_content, langchain.is_message)
+_MESSAGES = (
+    openai_chat.is_message,
+    vercel.is_message,
+    llamaindex.is_message,
+    pydantic_ai.is_message,
+    gemini.is_content,
+    langchain.is_message,
+)
 
 
 def recognise(record: Any) -> bool:
