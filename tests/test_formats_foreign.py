@@ -656,3 +656,17 @@ def test_pydantic_ais_messages_are_read_part_by_part(tmp_path):
         ]
         assert [s.error for s in run.spans if s.kind == "observation"] == [True, None, None, None]
         assert (run.task, [call[2] for call in calls(run)]) == ("List.", ["c", "c", "w"])
+
+
+# ---- messages of AG-UI, and of Mistral's and Cohere's clients in TypeScript
+
+
+def test_calls_under_names_in_camel_case_are_calls(tmp_path):
+    renamed = json.dumps(MESSAGES).replace("tool_calls", "toolCalls").replace("tool_call_id", "toolCallId")
+    (plain,) = runs(tmp_path / "a.json", MESSAGES)
+    for form in (renamed, json.dumps({"messages": json.loads(renamed)}), lines(*json.loads(renamed))):
+        (run,) = runs(tmp_path / "b.json", form)
+        assert (run.text, calls(run)) == (plain.text, [("ls", "{}", "c1")])
+    said = {"role": "assistant", "toolPlan": "I look.", "toolCalls": MESSAGES[2]["tool_calls"]}
+    (run,) = runs(tmp_path / "c.json", [MESSAGES[1], said])
+    assert kinds(run) == ["context", "reason", "act"]

@@ -39,8 +39,10 @@ _PLAN = "tool_plan"
 _THINKING = ("reasoning_content", "reasoning", "thinking", _PLAN)
 _ENCRYPTED = ("reasoning_details", "thinking_blocks", "thought_signature", "reasoning_signature")
 # What a message without content may have in its place; and where others write what it says, which is not read here.
-_SAID = {"tool_calls", "function_call", "refusal", "audio", *_THINKING, *_ENCRYPTED}
-_FOREIGN_WORDS = ("text", "parts", "blocks", "toolInvocations", "toolCalls")
+_SAID = {"tool_calls", "toolCalls", "toolPlan", "function_call", "refusal", "audio", *_THINKING, *_ENCRYPTED}
+_FOREIGN_WORDS = ("text", "parts", "blocks", "toolInvocations")
+# The same names as TypeScript's clients write them: AG-UI, Mistral, Cohere.
+_CAMEL = {"toolCalls": "tool_calls", "toolCallId": "tool_call_id", "toolPlan": _PLAN}
 _USUAL_ROLES = {"system": "system", "user": "user", "agent": "assistant", "environment": "tool"}
 
 
@@ -67,7 +69,7 @@ def recognise_tagged(record: Any) -> bool:
     return (
         messages is not None
         and not is_logged_call(record)
-        and not any(m.get("tool_calls") for m in messages)
+        and not any(m.get("tool_calls") or m.get("toolCalls") for m in messages)
         and any(_is_agent(m) and any(tags.acts(text) for text in texts_in(m.get("content"))) for m in messages)
     )
 
@@ -166,7 +168,7 @@ def _is_foreign(record: Any, name: str, messages: list[dict[str, Any]]) -> bool:
         return True
     if isinstance(record, dict) and ("trajectory_format" in record or "schema_version" in record):
         return True
-    if any(m.get("tool_calls") or m.get("function_call") for m in messages):
+    if any(m.get("tool_calls") or m.get("toolCalls") or m.get("function_call") for m in messages):
         return False
     return any(
         _is_agent(m) and isinstance(m.get("content"), str) and dialect_of(m["content"]) in ("react", "react-numbered")
@@ -225,7 +227,7 @@ def message_pieces(fields: Fields, *, index: int, acted: bool, tagged: bool = Fa
     author = AUTHORS.get(role or "")
     if author is None:
         raise RecordError(f"message {index} has no role that is known", hint=f"one of: {', '.join(AUTHORS)}")
-    fields = with_calls_lifted(fields)
+    fields = with_calls_lifted(_snaked(fields))
     blocks = blocks_of(fields.get("content"))
     if role == "tool_call":
         blocks = [block._replace(kind="call") if block.kind == "text" else block for block in blocks]
@@ -246,6 +248,13 @@ def message_pieces(fields: Fields, *, index: int, acted: bool, tagged: bool = Fa
         content = bytes(fields.get("content", b"null")).decode()
         pieces = [unreadable(kind, [content], message=index, author=author)]
     return [noted(pieces[0], notes), *pieces[1:]]
+
+
+def _snaked(fields: Fields) -> Fields:
+    """A message with calls under the names of OpenAI's API, and not those of clients in TypeScript."""
+    if _CAMEL.keys().isdisjoint(fields):
+        return fields
+    return {_CAMEL[n] if n in _CAMEL and _CAMEL[n] not in fields else n: raw for n, raw in fields.items()}
 
 
 def _labelled(piece: Piece, block: Block) -> Piece:
