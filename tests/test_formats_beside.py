@@ -75,7 +75,28 @@ def test_of_calls_that_repeat_the_history_the_last_is_the_run(tmp_path):
     assert len(runs(tmp_path / "c.jsonl", lines(final, {**final, "response": "None."}))) == 2
 
 
+def test_calls_are_told_apart_by_what_was_called_and_not_by_thoughts(tmp_path):
+    user = {"role": "user", "content": "q"}
+    think, text = {"type": "thinking", "thinking": "Hm.", "signature": "s"}, {"type": "text", "text": "a"}
+    first = {"messages": [user], "response": {"message": {"role": "assistant", "content": [think, text]}}}
+    later = [user, {"role": "assistant", "content": "a"}, {"role": "user", "content": "r"}]
+    (run,) = runs(tmp_path / "a.jsonl", lines(first, {"messages": later, "response": "b"}))
+    assert kinds(run) == ["context", "act", "observation", "act"]
+    typed = [
+        user,
+        {"role": "assistant", "content": [text, {"type": "tool_use", "id": "t", "name": "ls", "input": {}}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "r"}]},
+    ]
+    for asked in (ASKED, typed):
+        other = json.loads(json.dumps(asked).replace('"ls"', '"pwd"'))
+        content = lines(*({"messages": messages, "response": REPLY} for messages in (asked, other)))
+        assert len(runs(tmp_path / "b.jsonl", content)) == 2
+
+
 def test_what_repeats_or_sums_up_the_last_turn_is_no_further_one(tmp_path):
+    about = {"role": "user", "content": "Good."}
+    (run,) = runs(tmp_path / "a.jsonl", lines({"messages": ASKED, "output": about}))
+    assert (run.source.format, kinds(run)) == ("openai-chat", CUT[:-1])
     for output in (REPLY, "one", {"n_tokens": 3}, None, ""):
         (run,) = runs(tmp_path / "a.jsonl", lines({"messages": MESSAGES, "output": output}))
         assert (run.source.format, kinds(run)) == ("openai-chat", CUT)

@@ -291,6 +291,13 @@ def test_calls_of_the_ui_may_have_failed_or_have_no_result_and_stand_beside_each
     assert [name for name, _, _ in calls(run)] == ["a", "c", "b"]
 
 
+def test_what_is_said_in_a_step_without_a_call_is_said_though_another_step_calls(tmp_path):
+    step, text, tool = {"type": "step-start"}, UI_5[1]["parts"][2], UI_5[1]["parts"][3]
+    said = {"id": "2", "role": "assistant", "parts": [step, text, step, text, tool]}
+    (run,) = runs(tmp_path / "a.json", [ASKED, said])
+    assert kinds(run) == ["context", "act", "reason", "act", "observation"]
+
+
 def test_invocations_without_parts_stand_before_what_is_said_of_their_results(tmp_path):
     for state, expected in (
         ({"state": "result", "result": OUTPUT}, ["act", "observation", "act"]),
@@ -376,6 +383,8 @@ def test_turns_of_swe_agent_are_cut_at_their_last_fenced_block(tmp_path):
             turn("user", "a.py"),
             turn("ai", "I know no command."),
             turn("user", "Your output was not formatted correctly."),
+            turn("ai", "```\ncat <<E\n```python\ny\n```\nE\n```"),
+            turn("user", ""),
             turn("ai", "```\nsubmit\n```\n"),
         ],
         "exit_status": "submitted (exit_context)",
@@ -391,10 +400,12 @@ def test_turns_of_swe_agent_are_cut_at_their_last_fenced_block(tmp_path):
         ("observation", "a.py\n"),
         ("reason", "I know no command.\n"),
         ("observation", "Your output was not formatted correctly.\n"),
+        ("act", "```\ncat <<E\n```python\ny\n```\nE\n```\n"),
+        ("observation", "\n"),
         ("act", "```\nsubmit\n```\n"),
     ]
     commands = [run.text[s.arguments_start : s.arguments_stop] for s in run.spans if s.kind == "act"]
-    assert commands == ["ls", "submit"]
+    assert commands == ["ls", "cat <<E\n```python\ny\n```\nE", "submit"]
     assert (run.task_id, run.task, run.outcome.success) == ("a__b-1", "Fix it.", False)
     assert (run.outcome.ending, run.outcome.answer) == ("truncated", "diff")
     assert set(run.extra) == {"model_name", "eval_logs"}
@@ -452,7 +463,7 @@ DONE = "<attempt_completion>\n<result>\nDone.\n</result>\n</attempt_completion>"
 def test_xml_elements_that_the_harness_ran_are_calls(tmp_path):
     quoting = "<write_to_file>\n<path>b</path>\n<content>\nsee </write_to_file> here\n</content>\n</write_to_file>\n"
     history = cline(
-        [f"<thinking>Read {READ}?</thinking>\n\nI read.\n\n{READ}"],
+        [f"<thinking>\n{READ}\n</thinking>\n\nI read.\n\n{READ}"],
         [RESULT, "x = 1"],
         [f"{quoting}\nThat is it."],
         ["[write_to_file for 'b'] Result:\nSaved."],
@@ -461,7 +472,7 @@ def test_xml_elements_that_the_harness_ran_are_calls(tmp_path):
     for form in (history, {"messages": history}, lines(*history)):
         (run,) = runs(tmp_path / "a.json", form)
         assert cut(run)[2:] == [
-            ("reason", f"<thinking>Read {READ}?</thinking>\n\nI read.\n\n"),
+            ("reason", f"<thinking>\n{READ}\n</thinking>\n\nI read.\n\n"),
             ("act", f"{READ}\n"),
             ("observation", f"{RESULT}\n"),
             ("observation", "x = 1\n"),
@@ -572,6 +583,7 @@ def test_pairs_of_a_query_and_the_messages_after_it_are_one_run(tmp_path):
     [
         {"type": "toolCall", "name": "f"},
         {"type": "client_tool_call", "id": 1},
+        {"type": "tool_calls", "calls": []},
         {"toolInvocation": {}},
         {"tool_call": 1},
     ],

@@ -27,7 +27,7 @@ _LISTS = ("messages", "chat_history", "history")
 
 def is_message(value: Any) -> bool:
     """Whether a value is such a message: `blocks` of `block_type`, or calls in `additional_kwargs`."""
-    if not isinstance(value, dict) or not ("blocks" in value or "additional_kwargs" in value):
+    if not isinstance(value, dict) or not _may_be(value):
         return False
     if not _is_role(value.get("role")):
         return False
@@ -36,6 +36,11 @@ def is_message(value: Any) -> bool:
         return all(isinstance(b, dict) and isinstance(b.get("block_type"), str) for b in blocks)
     told = isinstance(more, dict) and isinstance(more.get("tool_calls", more.get("tool_call_id")), list | str)
     return told and isinstance(value.get("content"), str | None) and not value.get("tool_calls")
+
+
+def _may_be(message: dict[str, Any]) -> bool:
+    """What is looked at first, for there are many messages of others."""
+    return "blocks" in message or "additional_kwargs" in message
 
 
 def _is_role(role: Any) -> bool:
@@ -53,9 +58,9 @@ def _name(record: Any) -> str | None:
 
 
 def _is_messages(value: Any) -> bool:
-    if not isinstance(value, list) or not any(is_message(m) for m in value):
+    if not isinstance(value, list) or not any(isinstance(m, dict) and _may_be(m) for m in value):
         return False
-    return all(is_message(m) or _is_plain(m) for m in value)
+    return any(is_message(m) for m in value) and all(is_message(m) or _is_plain(m) for m in value)
 
 
 def _is_plain(message: Any) -> bool:

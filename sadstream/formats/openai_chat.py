@@ -227,7 +227,8 @@ def message_pieces(fields: Fields, *, index: int, acted: bool, tagged: bool = Fa
     author = AUTHORS.get(role or "")
     if author is None:
         raise RecordError(f"message {index} has no role that is known", hint=f"one of: {', '.join(AUTHORS)}")
-    fields = with_calls_lifted(_snaked(fields))
+    fields = _snaked(fields)
+    fields = with_calls_lifted(fields) if author == "agent" else fields
     blocks = blocks_of(fields.get("content"))
     if role == "tool_call":
         blocks = [block._replace(kind="call") if block.kind == "text" else block for block in blocks]

@@ -165,6 +165,9 @@ def recognise_chat(record: Any) -> bool:
 
 
 def _acts_in_words(text: str) -> bool:
+    # Looked at in most chats of others: finding a word is ten times as fast as a pattern.
+    if not any(word in text for word in ("<code>", "Code:", "Calling tools:")):
+        return False
     found = _CODE.search(text)
     # A tag in a line is a mention.
     return bool(_CALLING.search(text)) or (
