@@ -80,15 +80,16 @@ def _call_in(block: Fields) -> Fields | None:
         return None
     nested = is_object(block.get("tool_call"))
     inner = object_of(block.get("tool_call")) if nested else block if "type" in block else {}
+    beside = rest(block, ("type", "tool_call")) if nested else {}
     if "function" in inner:
-        return inner
+        return {**beside, **inner}
     name = first_of(inner, _CALL_NAMES)
     if name is None:
         return None
     arguments = first_of(inner, _ARGUMENTS)
     native = first_of(inner, _IDS)
     told = ("type", *_CALL_NAMES, *_ARGUMENTS, *_IDS)
-    made: Fields = {"name": name, **({"arguments": arguments} if arguments is not None else {})}
+    made: Fields = {**beside, "name": name, **({"arguments": arguments} if arguments is not None else {})}
     return {**made, **({"id": native} if native is not None else {}), **rest(inner, told)}
 
 
