@@ -662,7 +662,7 @@ def test_pydantic_ais_messages_are_read_part_by_part(tmp_path):
             ("observation", 'Observation: {"n": 1}\n'),
             ("act", 'Action: web_search({"q": "x"})\n'),
             ("observation", 'Observation: [{"url": "u"}]\n'),
-            ("act", "Answer: One.\n"),
+            ("reason", "Thought: One.\n"),
             ("observation", "Observation: Say more.\n"),
             ("act", "Answer: One file.\n"),
         ]

@@ -120,14 +120,11 @@ def expected(name, counts):
     """Trajectories, reason, act and observation spans by formats.md, section 5."""
     c = counts[f"formats/{name}"]
     if name.startswith("anthropic"):
-        # The counts take all text beside calls for thoughts. What stands after the last result of the server's own
-        # calls is the turn's answer to the user, an act by formats.md, section 1.
-        n_answers = {"anthropic-messages/pydantic_ai_conversations.jsonl": 12}.get(name, 0)
         # `tool_calls` holds the server's own already.
         return (
             c["trajectories"],
-            c["thoughts"] - n_answers,
-            c["tool_calls"] + c["messages"] + n_answers,
+            c["thoughts"],
+            c["tool_calls"] + c["messages"],
             c["tool_results"] + c["user_turns"],
         )
     if name.startswith("claude-code"):
@@ -260,14 +257,6 @@ def verbatim(raw_text, value, arguments):
     return True
 
 
-def closing_texts(blocks):
-    """Texts that end a turn in which the server has answered each call: said to the user."""
-    kinds = [block["type"] for block in blocks]
-    n = next((n for n, kind in enumerate(reversed(kinds)) if kind != "text"), len(kinds))
-    n_calls, n_results = (sum(kind.endswith(end) for kind in kinds) for end in ("tool_use", "_result"))
-    return blocks[len(blocks) - n :] if n and n_calls and n_calls == n_results else []
-
-
 def anthropic_events(messages, system=None):
     """Events as `rebuilt` gives them; arguments as values."""
     if isinstance(system, str) and system:
@@ -278,9 +267,8 @@ def anthropic_events(messages, system=None):
         content = message["content"]
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
         calls = any(b["type"].endswith("tool_use") for b in blocks)
-        n_closing = len(closing_texts(blocks))
         said = ""
-        for index, block in enumerate(blocks):
+        for block in blocks:
             kind = block["type"]
             if kind.endswith("tool_use"):
                 yield "call", block["id"], block["name"], block["input"]
@@ -293,7 +281,7 @@ def anthropic_events(messages, system=None):
                 if block["thinking"]:
                     yield "thought", block["thinking"]
             elif kind == "text" and message["role"] == "assistant":
-                yield "thought" if calls and index < len(blocks) - n_closing else "says", block["text"]
+                yield "thought" if calls else "says", block["text"]
             elif kind == "text":
                 said += block["text"]
         if said:
@@ -545,41 +533,12 @@ def test_results_of_the_server_stand_in_the_agents_turn_and_are_the_environments
         {"type": "text", "text": "It rains."},
     ]
     (run,) = read_lines(tmp_path, anthropic(TASK, ("assistant", turn)))
-    assert kinds(run) == ["context", "act", "observation", "act"]
+    assert kinds(run) == ["context", "act", "observation", "reason"]
     result = run.spans[2]
     assert (result.author, result.message, result.call_id) == ("environment", 1, "t1")
     assert json.loads(bytes(result.extra["role"])) == "assistant"
     assert logged(run, result) == '[{"type":"web_search_result","url":"u"}]'
     assert json.loads(bytes(result.opaque[0])) == "x" * 50
-
-
-@pytest.mark.parametrize("spread", [False, True])
-def test_words_come_with_a_call_until_the_servers_last_result_and_are_an_answer_after_it(tmp_path, spread):
-    def turn(*blocks):
-        texts = iter("abcd")
-        use, result = {**USE, "type": "server_tool_use"}, {"type": "web_search_tool_result", "tool_use_id": "t1"}
-        made = {"text": lambda: {"type": "text", "text": next(texts)}, "use": lambda: use, "result": lambda: result}
-        made["client"] = lambda: {**USE, "id": "t2"}
-        content = [made[block]() for block in blocks]
-        if not spread:
-            return [anthropic(TASK, ("assistant", content))]
-        lines = [{"type": "user", "session_id": "s", "message": {"role": TASK[0], "content": TASK[1]}}]
-        lines += [
-            {"type": "assistant", "session_id": "s", "message": {"id": "m", "role": "assistant", "content": [block]}}
-            for block in content
-        ]
-        return [{**line, "parent_tool_use_id": None} for line in lines]
-
-    cases = {
-        ("text", "use", "result", "text"): ["reason", "act", "observation", "act"],
-        ("use", "result", "text", "client"): ["act", "observation", "reason", "act"],
-        ("client", "text"): ["act", "reason"],
-        ("client", "use", "result", "text"): ["act", "act", "observation", "reason"],
-        ("use", "result", "text", "text"): ["act", "observation", "act", "act"],
-    }
-    for blocks, expected in cases.items():
-        (run,) = read_lines(tmp_path, *turn(*blocks))
-        assert kinds(run) == ["context", *expected], blocks
 
 
 def test_media_have_a_placeholder_only_where_nothing_else_stands(tmp_path):

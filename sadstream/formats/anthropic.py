@@ -123,7 +123,7 @@ def message_pieces(
     Args:
         fields: of the message: `role`, `content` and others.
         acted: whether the agent acted in an earlier message.
-        calls: whether its text comes with a call, where the turn is spread over several records; None: look here.
+        calls: whether the turn holds a call, where it is spread over several records; None: look here.
         notes: further fields for the first piece's `extra`.
     """
     author = AUTHORS.get(string_of(fields.get("role")) or "", "user")
@@ -134,12 +134,13 @@ def message_pieces(
         if text is not None and content is not None
         else [fields_of(block) for block in items_of(content)]
     )
-    with_call = come_with_call(blocks) if calls is None else [calls] * len(blocks)
+    if calls is None:
+        calls = any(is_call(block) for block in blocks)
     shown = any(_block_text(block) or _is_result(block) for block in blocks)
     pieces: list[Piece] = []
-    for block, comes_with_call in zip(blocks, with_call, strict=True):
+    for block in blocks:
         if author == "agent":
-            pieces += _agent_block(block, message=message, calls=comes_with_call)
+            pieces += _agent_block(block, message=message, calls=calls)
         elif _is_result(block):
             pieces.append(result_piece(block, message=message))
         else:
@@ -156,18 +157,6 @@ def message_pieces(
 def is_call(block: Fields) -> bool:
     """Whether a block is a call of a tool, the client's or the server's."""
     return (string_of(block.get("type")) or "").endswith("tool_use")
-
-
-def come_with_call(blocks: Sequence[Fields]) -> list[bool]:
-    """Of each block of a turn, whether what it says comes with a call.
-
-    It does where one follows, or one is left for the client to answer. What stands after the last result of the
-    server's own calls is said to the user.
-    """
-    results = {bytes(block["tool_use_id"]) for block in blocks if _is_result(block) and "tool_use_id" in block}
-    calls = [index for index, block in enumerate(blocks) if is_call(block)]
-    is_open = any(bytes(blocks[index].get("id", b"")) not in results for index in calls)
-    return [is_open or (bool(calls) and index < calls[-1]) for index in range(len(blocks))]
 
 
 def _agent_block(block: Fields, *, message: int, calls: bool) -> list[Piece]:

@@ -1,12 +1,11 @@
 """Claude Code sessions: a line an event; an API message is spread over lines, and edits make the lines a tree."""
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
 
-from sadstream.formats.anthropic import come_with_call, first_request, has_acted, is_call, message_pieces
+from sadstream.formats.anthropic import first_request, has_acted, is_call, message_pieces
 from sadstream.formats.kinds import SessionFormat, SessionRecord
 from sadstream.formats.pieces import Piece
 from sadstream.formats.trees import longest_branch
@@ -171,7 +170,7 @@ def _messages(lines: list[_Line]) -> list[list[_Line]]:
 
 
 def _message(lines: list[_Line], *, message: int, acted: bool, common: Fields) -> list[Piece]:
-    with_call = iter(come_with_call([block for line in lines for block in _blocks(line)]))
+    calls = any(is_call(block) for line in lines for block in _blocks(line))
     pieces: list[Piece] = []
     seen: Fields = {}
     for line in lines:
@@ -179,7 +178,6 @@ def _message(lines: list[_Line], *, message: int, acted: bool, common: Fields) -
         seen.update(line.message)
         about = {k: v for k, v in rest(line.fields, ("message", "toolUseResult", "type")).items() if v != common.get(k)}
         notes = {"line": msgspec.Raw(json_object(about).encode())} if about else {}
-        calls = any(list(islice(with_call, len(_blocks(line))))) if len(lines) > 1 else None
         parts = message_pieces(told, message=message, acted=acted, calls=calls, notes=notes)
         pieces += [_as_context(p) for p in parts] if _is_harness(line) else [_unless_injected(p) for p in parts]
     return pieces

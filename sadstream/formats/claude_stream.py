@@ -1,12 +1,11 @@
 """What `claude --output-format stream-json` and the Claude Agent SDK write: a message an event, a result at the end."""
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 import msgspec
 
-from sadstream.formats.anthropic import come_with_call, first_request, has_acted, message_pieces
+from sadstream.formats.anthropic import first_request, has_acted, is_call, message_pieces
 from sadstream.formats.kinds import SessionFormat, SessionRecord
 from sadstream.formats.pieces import Piece
 from sadstream.formats.verbatim import (
@@ -55,11 +54,9 @@ def read(records: list[SessionRecord]) -> Iterator[Draft]:
 def _draft(session: str, agent: str, events: Sequence[Fields]) -> Draft:
     pieces: list[Piece] = []
     for index, members in enumerate(_messages(events)):
-        blocks = [[object_of(b) for b in items_of(object_of(e["message"]).get("content"))] for e in members]
-        with_call = iter(come_with_call([block for said in blocks for block in said]))
+        calls = any(is_call(object_of(b)) for e in members for b in items_of(object_of(e["message"]).get("content")))
         acted = has_acted(pieces)
-        for event, said in zip(members, blocks, strict=True):
-            calls = any(list(islice(with_call, len(said)))) if len(members) > 1 else None
+        for event in members:
             about = rest(event, ("type", "message", "session_id", "parent_tool_use_id"))
             note = {"event": msgspec.Raw(json_object(about).encode())} if about else {}
             pieces += message_pieces(fields_of(event["message"]), message=index, acted=acted, calls=calls, notes=note)
