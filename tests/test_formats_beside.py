@@ -195,6 +195,13 @@ def test_a_chosen_answer_may_be_text(tmp_path, record, expected):
     assert [text for text in spans if text] == expected
 
 
+def test_names_of_columns_are_no_preference_pair(tmp_path):
+    columns = {"prompt": "conversations", "chosen": "chosen", "rejected": "rejected"}
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"pairs": {"file_name": "a.json", "columns": columns}}))
+    frame = scan_logs([str(tmp_path)]).collect()
+    assert set(frame["refused"]) == {"unrecognised"}
+
+
 def test_rejected_answers_are_counted_in_the_summary(tmp_path):
     (tmp_path / "pairs.jsonl").write_text(lines(*[{"chosen": [*ASKED, GOOD], "rejected": [*ASKED, BAD]}] * 3))
     config = SegmentConfig(logs=(str(tmp_path / "pairs.jsonl"),), out=str(tmp_path / "spans"))

@@ -30,6 +30,8 @@ def recognise(record: Any) -> bool:
     pair = _pair(record)
     if pair is None:
         return False
+    if record[pair[0]] == pair[0]:
+        return False  # names of columns, as in a list of data sets
     chosen, prompt = _held(record[pair[0]]), _prompt(record)
     if prompt != ("messages",) and record.get("messages") is not None:
         return False
