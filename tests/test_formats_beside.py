@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from sadstream.logs import scan_logs
 from sadstream.progress import silent
 from sadstream.spans import SegmentConfig, segment_logs
 from tests.test_formats_foreign import MESSAGES, calls, lines
