@@ -45,7 +45,7 @@ _WORD_KIND = np.array(
 _PATH = "ActionPath".removeprefix("Action").encode()
 _FOUND_WORDS = [word for word in _ALL_WORDS if word != "ActionPath"]
 _MARKS = finder([*_FOUND_WORDS, EXAMPLES_END, "\n>"])
-_TAG = re.compile(LABELS["tags"].encode(), re.MULTILINE)
+_TAG = re.compile(LABELS["tags"].encode())
 
 _UNNUMBERED = -2
 
@@ -144,7 +144,7 @@ def openings(texts: Texts, *, row: Ints, dialect: Codes, whole: Bools) -> Openin
     if has[_PROMPT]:
         further.append(_commands(texts, np.flatnonzero(dialect == _PROMPT)))
     if has[TAGS]:
-        further.append(_tags(texts, np.flatnonzero(dialect == TAGS), whole))
+        further.append(_tags(texts, np.flatnonzero(dialect == TAGS)))
     for more in further:
         kept = ~whole[more.piece] | (more.at == texts.start[more.piece])
         if ends is not None:
@@ -190,7 +190,6 @@ def _words(texts: Texts, marks: _Marks) -> _Words:
     labels = (after == _COLON) | (number != _UNNUMBERED)
     labels &= body <= texts.stop.take(piece)
     labels &= (data.take(at - 1) == _LINE_BREAK) | (at == texts.start.take(piece))
-    labels &= first >= ord("A")
     kept = np.flatnonzero(labels)
     number = number.take(kept)
     return _Words(at.take(kept), body.take(kept), piece.take(kept), word.take(kept), number, number != _UNNUMBERED)
@@ -351,19 +350,13 @@ def _lines(texts: Texts, pieces: Ints) -> tuple[Ints, Ints]:
     return at, np.repeat(pieces, n_lines)
 
 
-def _tags(texts: Texts, pieces: Ints, whole: Bools) -> Openings:
-    """Labels of pieces in tags, which readers have cut; so they are few."""
+def _tags(texts: Texts, pieces: Ints) -> Openings:
+    """Labels that pieces in tags begin with: readers have cut these, and have told their kinds."""
     found = []
     for piece in pieces.tolist():
         begin, end = int(texts.start[piece]), int(texts.stop[piece])
-        text = texts.data[begin:end].tobytes()
-        labels = filter(None, [_TAG.match(text)]) if whole[piece] else _TAG.finditer(text)
-        found += [(begin + m.start(), begin + m.end(), piece, _kind_of_tag(m[0])) for m in labels]
-    at, body, owner, kind = np.array(found, np.int64).reshape(-1, 4).T
-    return Openings(at, body, owner, kind.astype(np.int8))
-
-
-def _kind_of_tag(label: bytes) -> int:
-    if label.startswith(b"Thought"):
-        return REASON
-    return OBSERVATION if label.startswith(b"Observation") else ACT
+        label = _TAG.match(texts.data[begin:end].tobytes())
+        if label:
+            found.append((begin, begin + label.end(), piece))
+    at, body, owner = np.array(found, np.int64).reshape(-1, 3).T
+    return Openings(at, body, owner, np.full(len(at), NO_KIND, np.int8))
