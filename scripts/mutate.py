@@ -28,10 +28,10 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = {
-    "segment": ["tests/test_segment.py", "tests/test_cut.py"],
-    "cut": ["tests/test_segment.py", "tests/test_cut.py"],
-    "labels": ["tests/test_segment.py", "tests/test_cut.py"],
-    "utf8": ["tests/test_segment.py", "tests/test_cut.py"],
+    "segment": ["tests/test_cut.py", "tests/test_segment.py"],
+    "cut": ["tests/test_cut.py", "tests/test_segment.py"],
+    "labels": ["tests/test_cut.py", "tests/test_segment.py"],
+    "utf8": ["tests/test_cut.py", "tests/test_segment.py"],
     "score": ["tests/test_score.py"],
     "tokens": ["tests/test_tokens.py"],
     "losses": ["tests/test_losses.py"],
