@@ -29,7 +29,7 @@ _OUTER_BLANKS = b" \t\r\n"
 # Only the agent, or a text that holds all voices, is cut by labels: in anyone else's message they are quotes.
 _AUTHORS = ("system", "user", "environment", "agent")
 _SYSTEM, _USER, _ENVIRONMENT, _AGENT = range(4)
-_ANYONE, _OTHER = -1, 4
+_ANYONE = -1
 _AUTHOR_OF_KIND = np.array([_USER, _AGENT, _AGENT, _ENVIRONMENT], np.int8)  # by index in KINDS
 _KIND_NAMES, _AUTHOR_NAMES = pl.Series(KINDS), pl.Series(_AUTHORS)
 _PIECE_FIELDS = {field.name: field.dtype for field in PIECE.fields}
@@ -131,7 +131,7 @@ def _pieces(rows: pl.DataFrame) -> tuple[_Pieces, pl.Series]:
         kind,
         (kind != NO_KIND) | np.isin(author, (_SYSTEM, _USER, _ENVIRONMENT)),
     )
-    return pieces, texts.select(pl.coalesce("rendered", "text", pl.lit("")).alias("text")).to_series()
+    return pieces, texts.select(pl.coalesce("rendered", "text", pl.lit(""))).to_series()
 
 
 def _piece_frame(rows: pl.DataFrame) -> pl.DataFrame:
@@ -212,7 +212,7 @@ def _cut_at_labels(pieces: _Pieces, texts: Texts) -> _Spans:
 def _kinds_of_whole(label: Codes, given: Codes, whole: Bools) -> Codes:
     """Where a piece is whole: the kind a format gave, else observation where a label says so, else none."""
     by_label = np.where(whole & (label != OBSERVATION), NO_KIND, label)
-    return np.where(given != NO_KIND, given, by_label).astype(np.int8)
+    return np.where(given != NO_KIND, given, by_label)
 
 
 def _n_rendered_label(pieces: _Pieces) -> Ints:

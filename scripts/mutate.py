@@ -30,8 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TESTS = {
     "segment": ["tests/test_cut.py", "tests/test_segment.py"],
     "cut": ["tests/test_cut.py", "tests/test_segment.py"],
-    "labels": ["tests/test_cut.py", "tests/test_segment.py"],
-    "utf8": ["tests/test_cut.py", "tests/test_segment.py"],
+    "labels": ["tests/test_labels.py", "tests/test_cut.py", "tests/test_segment.py"],
+    "utf8": ["tests/test_utf8.py", "tests/test_labels.py", "tests/test_cut.py", "tests/test_segment.py"],
     "score": ["tests/test_score.py"],
     "tokens": ["tests/test_tokens.py"],
     "losses": ["tests/test_losses.py"],

@@ -1,5 +1,7 @@
 """Where the tests have their strategies from: `sadstream.testing` is their home."""
 
+from hypothesis import strategies as st
+
 from sadstream.testing.checks import step_numbers as steps
 from sadstream.testing.strategies import (
     Chat,
@@ -21,6 +23,7 @@ from sadstream.testing.strategies import (
 )
 
 __all__ = [
+    "HEAPS",
     "Chat",
     "Cut",
     "Run",
@@ -39,3 +42,7 @@ __all__ = [
     "trajectories",
     "transcripts",
 ]
+
+_LABELS = ["Thought", "Action", "Observation", "ActionPath", "Final Answer", " 1", " 23", ":", "> ", ">", "think:"]
+_OTHERS = ["\n", " reset", " think[", "\r\n", " ", "\t", "é", "(END OF EXAMPLES)", "99999999999999999999", " " * 30]
+HEAPS = st.lists(st.sampled_from([*_LABELS, *_OTHERS]), max_size=20).map("".join)

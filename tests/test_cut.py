@@ -1,7 +1,6 @@
 import json
 import re
 import sys
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -10,28 +9,15 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 import sadstream
-from sadstream import utf8
 from sadstream.formats import react_chat
 from sadstream.formats.dialects import EXAMPLES_END, LABELS, dialect_of
 from sadstream.formats.line_pattern import LinePattern
-from sadstream.frames import LOG_SCHEMA, SPAN_FIELDS, log_frame
-from sadstream.labels import (
-    ACT,
-    DIALECT_NAMES,
-    NO_DIALECT,
-    NO_KIND,
-    OBSERVATION,
-    REASON,
-    UNDECIDED,
-    in_sequence,
-    openings,
-)
-from tests.strategies import chats, transcripts
+from sadstream.frames import LOG_SCHEMA, OUTCOME, SPAN_FIELDS, Draft, log_frame
+from sadstream.labels import KINDS, in_sequence
+from sadstream.testing import check_spans
+from tests.strategies import HEAPS, chats, transcripts
 
 FEW = settings(max_examples=settings().max_examples // 4)
-_LABELS = ["Thought", "Action", "Observation", "ActionPath", "Final Answer", " 1", " 23", ":", "> ", ">", "think:"]
-_OTHERS = ["\n", " reset", " think[", "\r\n", " ", "\t", "é", "(END OF EXAMPLES)", "99999999999999999999", " " * 30]
-HEAPS = st.lists(st.sampled_from([*_LABELS, *_OTHERS]), max_size=20).map("".join)
 
 
 @FEW
@@ -166,201 +152,119 @@ def test_a_line_pattern_finds_what_a_multiline_one_does(text, pattern):
     assert (slow and slow.end()) == (fast and fast.end())
 
 
-# ---- labels: a plain loop of regular expressions finds the same
-
-_REASONS, _RESET = (b"Thought", b"ActionPath"), re.compile(rb"Action: reset[ \t]*\r?$", re.MULTILINE)
-_EXAMPLES_END = re.compile(rb"^[ \t\r]*\(END OF EXAMPLES\)[ \t\r]*$", re.MULTILINE)
-_LABELLED = ["Thought:", "Action:", "Observation:", "ActionPath:", "Final Answer:", "Action: think[b", "Action: reset"]
-_NUMBERED = ["Thought 1:", "Action 1:", "Observation 2:", "ActionPath 0:", "Action 23:", "Thought 3:", "Action 9:"]
-_MARKED = ["> go", ">", "> think:", ">Think: b", "> ActionPath:", ">> a", "(END OF EXAMPLES)", "<think>", "<answer> A"]
-_LINES = st.lists(
-    st.one_of(
-        st.builds(
-            "".join,
-            st.tuples(
-                st.sampled_from([*_LABELLED, *_NUMBERED, *_MARKED]),
-                st.sampled_from(["", " ", "\r", "é", " \t\r", "x", ":", " 1:"]),
-            ),
-        ),
-        st.sampled_from(
-            ["", " ", "\t \r", " > a", "a Thought: b", " (END OF EXAMPLES)", "a(END OF EXAMPLES)", "Action"]
-        ),
-        HEAPS,
-    ),
-    max_size=8,
-).map("\n".join)
-
-
-class Opening(NamedTuple):
-    at: int
-    body: int
-    kind: int
-
-
-def opened(text: bytes, dialect: str | None, whole: bool) -> list[Opening]:
-    """What opens a span, but for the order of numbers."""
-    if dialect == "prompt":
-        found = commands(text)
-    elif dialect == "tags":
-        found = [Opening(0, m.end(), NO_KIND) for m in [re.match(LABELS["tags"].encode(), text)] if m]
-    else:
-        pattern = LABELS[dialect].encode() if dialect else b"(?!)"
-        found = [Opening(m.start(), m.end(), kind_of(m, dialect)) for m in re.finditer(pattern, text, re.MULTILINE)]
-    ends = [m.start() for m in _EXAMPLES_END.finditer(text)]
-    found = [o for o in found if o.at > max(ends, default=-1) and (o.at == 0 or not whole)]
-    if dialect != "webshop":
-        return found
-    resets = [bool(_RESET.match(text, o.at)) for o in found]
-    answers = [after and o.kind == OBSERVATION for after, o in zip([False, *resets], found, strict=False)]
-    return [o for o, reset, answer in zip(found, resets, answers, strict=True) if not reset and not answer]
-
-
-def kind_of(label: re.Match[bytes], dialect: str | None) -> int:
-    thinks = dialect == "webshop" and label.string.startswith(b"Action: think[", label.start())
-    if thinks or (label[0].startswith(_REASONS) and dialect != "webshop"):
-        return REASON
-    return OBSERVATION if label[0].startswith(b"Observation") else ACT
-
-
-def commands(text: bytes) -> list[Opening]:
-    found, at, after_command = [], 0, False
-    for line in text.split(b"\n"):
-        label = re.match(LABELS["prompt"].encode(), line)
-        if label:
-            found.append(Opening(at, at + label.end(), REASON if label[0].endswith(b":") else ACT))
-        elif line.strip(b" \t\r") and after_command:
-            found.append(Opening(at, at, OBSERVATION))
-        after_command = bool(label) or (after_command and not line.strip(b" \t\r"))
-        at += len(line) + 1
-    return found
-
-
-def followed(numbers: list[int]) -> list[bool]:
-    """Which numbers repeat the current one or go on to the next, from the first 0 or 1."""
-    begin = next((i for i, n in enumerate(numbers) if n in (0, 1)), 0)
-    kept, current = [], numbers[begin] if numbers else 0
-    for index, number in enumerate(numbers):
-        kept.append(index >= begin and current <= number <= current + 1)
-        current = number if kept[-1] else current
-    return kept
-
-
-def number_of(label: bytes) -> int:
-    number = int(label.split()[1].rstrip(b":"))
-    return number if number < 2**63 else -1
-
-
-PIECES = st.lists(
-    st.tuples(
-        _LINES, st.booleans(), st.sampled_from([None, None, *DIALECT_NAMES, ""]), st.sampled_from([False] * 3 + [True])
-    ),
-    min_size=1,
-    max_size=5,
+_SAID = st.sampled_from(
+    [
+        *("Thought: a\nAction: b\n", "Action: b", "c", "Observation: d\ne", "\n \nThought: a", "\n", ""),
+        *("Well.\nAction: b", "é\nFinal Answer: \n", "Thought:\nObservation: g", "> h", " \t\nObservation: \n\n"),
+    ]
 )
+_SPEAKERS = ["system", "user", "environment", "agent", None]
+SPEECHES = st.lists(
+    st.tuples(st.sampled_from([*_SPEAKERS, "agent"]), st.sampled_from([None, None, None, *KINDS]), _SAID), max_size=8
+)
+_REACT = re.compile(LABELS["react"], re.MULTILINE)
 
 
-@settings(max_examples=settings().max_examples * 5)
-@given(PIECES)
-@example([("> ", True, None, False), ("go", True, None, False)])
-@example([(">", True, None, False), (" go", True, None, False)])
-@example([("Action: reset \t\r\nObservation: a\nObservation: b", True, None, False)])
-@example([("Action: reset\r", True, None, False), ("\nObservation: a", True, "webshop", False)])
-@example([("Action:", True, "webshop", False), (" think[a", True, "webshop", False), (" reset", True, None, False)])
-@example([("Thought 1: a", True, "react-numbered", False), ("Thought 3: a", False, "react-numbered", False)])
-@example([("Thought 1: a", True, "react-numbered", False), ("Thought 7: a", False, "react-numbered", True)])
-@example([("> a\n", True, "prompt", False), ("b\n", False, "prompt", False), ("> c\n\n", False, "prompt", False)])
-@example([("> a\n> b\nc\nd\n \t\r\n>Think: e", True, "prompt", False)])
-def test_labels_are_those_that_a_loop_of_regular_expressions_finds(drawn):
-    strings, together, told, whole = (list(column) for column in zip(*drawn, strict=True))
-    dialects = [dialect_of(text) if name is None else name or None for text, name in zip(strings, told, strict=True)]
-    row = np.cumsum([not joined for joined in together])
-    expected = [(i, *o) for i, text in enumerate(strings) for o in opened(text.encode(), dialects[i], whole[i])]
-    quoted = set()
-    for which in set(row.tolist()):
-        mine = [(p, *o) for p, *o in expected if row[p] == which and dialects[p] == "react-numbered" and not whole[p]]
-        numbers = [number_of(strings[p].encode()[at:body]) for p, at, body, _ in mine]
-        quoted |= {label for label, kept in zip(mine, followed(numbers), strict=True) if not kept}
-
-    at = utf8.texts_of(pl.Series(strings))
-    codes = [UNDECIDED if name is None else DIALECT_NAMES.index(name) if name else NO_DIALECT for name in told]
-    found = openings(at, row=row, dialect=np.array(codes, np.int8), whole=np.array(whole))
-    starts = at.start[found.piece]
-    columns = found.piece, found.at - starts, found.body - starts, found.kind
-    assert list(zip(*(column.tolist() for column in columns), strict=True)) == [o for o in expected if o not in quoted]
+def spans_of(speeches):
+    """Kind, text, body, author and flags of each span of pieces in ReAct, by the words of docs/formats.md."""
+    spans, acted = [], False
+    for author, told, text in speeches:
+        labels = [m for m in _REACT.finditer(text) if m.start() == 0 or author in ("agent", None)]
+        if told is not None or author in ("system", "user", "environment"):
+            labels = [m for m in labels[:1] if m.start() == 0]
+        edges = [m.start() for m in labels]
+        lead = text[: edges[0]] if edges else text
+        if author == "agent" and labels and told is None and not lead.strip():
+            edges[0], lead = 0, ""
+        parts = [("", lead, 0)] if lead else []
+        for label, begin, end in zip(labels, edges, [*edges, len(text)][1:], strict=True):
+            parts.append((label[0], text[begin:end], label.end() - begin))
+        for number, (label, part, n_label) in enumerate(parts):
+            kind = told or kind_of(label, author, follows=number + 1 < len(parts), acted=acted)
+            acted = acted or kind == "act"
+            invented = author == "agent" and kind == "observation" and not told
+            by_kind = {"context": "user", "observation": "environment"}.get(kind, "agent")
+            body = part[n_label:].strip(" \t\r\n")
+            spans.append((kind, part, body, author or by_kind, ["invented"] if invented else []))
+    return spans
 
 
-# ---- utf8: Python's own strings say the same
-
-_WIDE = st.text(st.sampled_from("a \n\x7f\x80é\u07ff\u0800€\uffff\U00010000😀"), max_size=40)
-_STRETCHES = st.tuples(_WIDE, st.sampled_from([0, 0, 1, 15, 16, 440, 447, 448, 449, 511, 512, 513, 1500]))
-LONG_TEXTS = st.lists(_STRETCHES, max_size=4).map(lambda parts: "".join("a" * n + wide for wide, n in parts))
-
-
-def among_others(strings):
-    """A column whose memory begins and ends with other strings, in chunks."""
-    return pl.concat(
-        [pl.Series(["é", *strings[:1]])[1:], pl.Series([*strings[1:], "é"], dtype=pl.String)[:-1]], rechunk=False
-    )
-
-
-@given(st.lists(st.one_of(st.none(), LONG_TEXTS), max_size=5))
-def test_a_columns_strings_stand_one_after_another_with_room_around(strings):
-    at = utf8.texts_of(among_others(strings))
-    expected = ["" if text is None else text for text in strings]
-    assert at.strings.to_list() == expected
-    assert [bytes(at.data[a:b]).decode() for a, b in zip(at.start, at.stop, strict=True)] == expected
-    assert len(at.start) == len(strings) and (at.stop[:-1] == at.start[1:]).all()
-    assert not strings or (at.start[0] >= 64 and len(at.data) >= at.stop[-1] + 64)
+def kind_of(label, author, *, follows, acted):
+    """Of a label, where it counts; else of the role."""
+    if author in ("system", "user", "environment") and not label.startswith("Observation"):
+        label = ""
+    if label:
+        return {"T": "reason", "O": "observation"}.get(label[0], "act")
+    if author == "agent":
+        return "reason" if follows else "act"
+    if author in ("system", None):
+        return "context"
+    return "observation" if acted or author == "environment" else "context"
 
 
-@given(st.lists(LONG_TEXTS, min_size=1, max_size=5))
-@example(["é" + "a" * 1000 + "é"])
-@example(["a" * 3000 + "é", "a" * 447 + "é" + "a" * 60])
-@example(["é" * 2000])
-def test_bytes_less_those_that_continue_are_characters(strings):
-    at = utf8.texts_of(pl.Series(strings))
-    more = utf8.continuation_bytes(at)
-    for text, start in zip(strings, at.start.tolist(), strict=True):
-        data, before = text.encode(), int(np.searchsorted(more, start))
-        ends = np.cumsum([0, *(len(c.encode()) for c in text)]).tolist()
-        for k in {*ends[:40], *ends[-40:], *ends[::97]}:
-            assert k - (np.searchsorted(more, start + k) - before) == len(data[:k].decode())
-    assert more.tolist() == [i for i, byte in enumerate(at.data.tolist()) if 0x80 <= byte < 0xC0]
+@given(st.lists(SPEECHES, min_size=1, max_size=3))
+@example(
+    [[("user", None, "c"), ("agent", None, "c"), ("system", None, "c"), ("user", None, "c")], [("user", None, "c")]]
+)
+@example([[("agent", None, "\n"), ("agent", None, "Thought: a\nAction: b\n")], [("agent", None, "\n \nThought: a")]])
+def test_what_has_no_label_is_of_the_kind_that_its_role_says(conversations):
+    drafts = [
+        Draft(
+            dialect="react",
+            pieces=[{"kind": k, "author": a, "message": i, "text": t} for i, (a, k, t) in enumerate(speeches)],
+        )
+        for speeches in conversations
+    ]
+    rows = sadstream.segment(log_frame(drafts).lazy()).collect().rows(named=True)
+    for row, speeches in zip(rows, conversations, strict=True):
+        text = row["text"]
+        assert text == "".join(t for _, _, t in speeches)
+        assert [
+            (s["kind"], text[s["start"] : s["stop"]], text[s["body_start"] : s["body_stop"]], s["author"], s["flags"])
+            for s in row["spans"]
+        ] == spans_of(speeches)
+        check_spans(text, row["spans"])
 
 
 @given(
-    st.lists(st.text("abé>\n", max_size=12), max_size=6),
-    st.lists(st.sampled_from(["a", "\n>", "éb", "bb", ">>"]), min_size=1, unique=True),
+    st.lists(
+        st.tuples(
+            st.sampled_from(["<think>", "<function=é😀>", "<function=a\nb>", "Act:", "Thinking:", "a<answer>", ""]),
+            st.sampled_from(["", "b", " é \n", "\n<think>", "\r\n€\t", "c\nAct: d"]),
+            st.sampled_from(KINDS),
+        ),
+        min_size=1,
+        max_size=5,
+    )
 )
-def test_places_of_patterns_are_those_of_a_regular_expression(strings, patterns):
-    pattern = re.compile(b"|".join(re.escape(p.encode()) for p in patterns))
-    piece, place = utf8.places_of(pl.Series(strings, dtype=pl.String), utf8.finder(patterns))
-    expected = [(i, m.start()) for i, text in enumerate(strings) for m in pattern.finditer(text.encode())]
-    assert list(zip(piece.tolist(), place.tolist(), strict=True)) == expected
-    assert place.dtype == np.int64
+def test_the_body_of_a_tagged_piece_is_what_stands_behind_its_tag(tagged):
+    pieces = [{"kind": kind, "author": "agent", "message": 0, "text": tag + rest} for tag, rest, kind in tagged]
+    row = sadstream.segment(log_frame([Draft(dialect="tags", pieces=pieces)]).lazy()).collect().row(0, named=True)
+    expected = []
+    for tag, rest, kind in tagged:
+        label = tag if tag in ("<think>", "<function=é😀>", "Act:") else ""
+        if tag + rest:
+            expected.append((kind, tag + rest, (tag + rest).removeprefix(label).strip(" \t\r\n")))
+    text = row["text"]
+    assert [
+        (s["kind"], text[s["start"] : s["stop"]], text[s["body_start"] : s["body_stop"]]) for s in row["spans"]
+    ] == expected
+    check_spans(text, row["spans"])
 
 
-_BLANK_TEXTS = st.lists(
-    st.one_of(st.sampled_from([" ", "\n", "\t", "a", "é"]), st.integers(20, 60).map(" ".__mul__)), max_size=6
-).map("".join)
+def test_a_text_that_is_told_to_be_in_tags_is_one_span():
+    frame = pl.LazyFrame({"text": ["<think>a</think>\n<answer>b</answer>"], "dialect": ["tags"]})
+    assert sadstream.cut_spans(frame).select("kind", "start", "stop").collect().rows() == [("context", 0, 35)]
 
 
-@given(st.lists(_BLANK_TEXTS, min_size=1, max_size=5), st.data())
-def test_skipping_is_stripping_from_any_place_as_far_as_the_text_goes(strings, data):
-    at = utf8.texts_of(pl.Series(strings))
-    which = np.array(data.draw(st.lists(st.integers(0, len(strings) - 1), max_size=12)), np.int64)
-    places = [data.draw(st.integers(0, len(strings[i].encode()))) for i in which]
-    here, start, stop = at.start[which] + np.array(places, np.int64), at.start[which], at.stop[which]
-    rest = [strings[i].encode()[place:] for i, place in zip(which, places, strict=True)]
-    before = [strings[i].encode()[:place] for i, place in zip(which, places, strict=True)]
-    kept = here.copy()
-    assert (utf8.skip(at.data, here, stop, b" \n") - start).tolist() == [
-        place + len(r) - len(r.lstrip(b" \n")) for place, r in zip(places, rest, strict=True)
-    ]
-    assert (utf8.skip_back(at.data, here, start, b" \n") - start).tolist() == [len(b.rstrip(b" \n")) for b in before]
-    assert here.tolist() == kept.tolist()
-    for word in (b"", b" ", b" \n", b"a "):
-        follows = [(r + b"\0").startswith(word) for r in rest]
-        inside = here + len(word) <= stop
-        assert (utf8.begins_with(at.data, here, word) & inside).tolist() == (np.array(follows, bool) & inside).tolist()
-    assert np.flatnonzero(utf8.among(b" \n\xff")).tolist() == [10, 32, 255]
+def test_a_row_without_text_has_an_empty_one_and_ends_in_no_thought():
+    ending = {"success": None, "reward": None, "ending": "unknown", "answer": None, "gold": None}
+    for texts in ([None, "", "Thought: a"], ["Thought: a"], [None]):
+        frame = pl.DataFrame(
+            {"text": texts, "outcome": [ending] * len(texts)}, schema={"text": pl.String, "outcome": OUTCOME}
+        )
+        cut = sadstream.segment(frame.lazy()).collect()
+        assert cut["text"].to_list() == [text or "" for text in texts]
+        assert cut["spans"].list.len().to_list() == [bool(text) for text in texts]
+        endings = cut["outcome"].struct.field("ending").to_list()
+        assert endings == ["truncated" if text else "unknown" for text in texts]
