@@ -59,7 +59,7 @@ def continuation_bytes(texts: Texts) -> Ints:
     signed = texts.data.view(np.int8)
     n_whole = len(signed) // _ASCII_BLOCK * _ASCII_BLOCK
     blocks = signed[:n_whole].reshape(-1, _ASCII_BLOCK)
-    mixed = np.flatnonzero(blocks.min(axis=1, initial=0) < 0)
+    mixed = np.flatnonzero(blocks.min(axis=1) < 0)
     tail = np.flatnonzero(signed[n_whole:] < -64) + n_whole
     if not len(mixed):
         return tail

@@ -17,23 +17,14 @@ _REASONS, _RESET = (b"Thought", b"ActionPath"), re.compile(rb"Action: reset[ \t]
 _EXAMPLES_END = re.compile(rb"^[ \t\r]*\(END OF EXAMPLES\)[ \t\r]*$", re.MULTILINE)
 _LABELLED = ["Thought:", "Action:", "Observation:", "ActionPath:", "Final Answer:", "Action: think[b", "Action: reset"]
 _NUMBERED = ["Thought 1:", "Action 1:", "Observation 2:", "ActionPath 0:", "Action 23:", "Thought 3:", "Action 9:"]
-_MARKED = [
-    "> go",
-    ">",
-    "> think:",
-    ">Think: b",
-    "> ActionPath:",
-    ">> a",
-    "(END OF EXAMPLES)",
-    "<think>",
-    "ThoughtPath:",
-]
+_MARKED = ["> go", ">", "> think:", ">Think: b", "> ActionPath:", ">> a", "(END OF EXAMPLES)", "<think>"]
+_ALMOST = ["ThoughtPath:", "Action :", "Action ::", "Thought 1a:", "Action 12", "Observation  1:", "(END OF EXAMPLES"]
 _LINES = st.lists(
     st.one_of(
         st.builds(
             "".join,
             st.tuples(
-                st.sampled_from([*_LABELLED, *_NUMBERED, *_MARKED]),
+                st.sampled_from([*_LABELLED, *_NUMBERED, *_MARKED, *_ALMOST]),
                 st.sampled_from(["", " ", "\r", "é", " \t\r", "x", ":", " 1:"]),
             ),
         ),
@@ -125,6 +116,7 @@ PIECES = st.lists(
 @example([("Thought 1: a", True, "react-numbered", False), ("Thought 7: a", False, "react-numbered", True)])
 @example([("> a\n", True, "prompt", False), ("b\n", False, "prompt", False), ("> c\n\n", False, "prompt", False)])
 @example([("> a\n(END OF EXAMPLES)\n> b", True, "prompt", False), ("ObservationPath 1: a", True, None, False)])
+@example([("Thought 98: a\nAction 98: b\nThought 99: c\nAction 100: d", True, None, False)])
 @example([("> a\n> b\nc\nd\n \t\r\n>Think: e", True, "prompt", False)])
 def test_labels_are_those_that_a_loop_of_regular_expressions_finds(drawn):
     strings, together, told, whole = (list(column) for column in zip(*drawn, strict=True))
