@@ -43,9 +43,10 @@ def test_columns_are_repeated_and_those_of_spans_give_way():
     assert spans.select("mine", "kind", "step").collect().rows() == [(7, "act", 0), (7, "observation", 0)]
 
 
-@given(st.sets(st.sampled_from(["id", *SPAN_FIELDS])), st.sampled_from(["id", "kind", "author"]), st.booleans())
+@given(st.sets(st.sampled_from(["id", "row", *SPAN_FIELDS])), st.sampled_from(["id", "kind", "author"]), st.booleans())
 def test_columns_that_are_asked_for_are_those_of_all(names, filtered, cut_before):
-    frame = pl.LazyFrame({"id": ["a", "b", "c"], "text": ["> go\nOK\n", "", "q\nThought: é\nAction: b\n"]})
+    texts = ["> go\nOK\n", "", "q\nThought: é\nAction: b\n"]
+    frame = pl.LazyFrame({"id": ["a", "b", "c"], "row": [7, 8, 9], "text": texts})
     if cut_before:
         cut = sadstream.segment(frame).collect()
         frame = pl.concat([cut[:1], frame.collect()[1:]], how="diagonal").lazy()

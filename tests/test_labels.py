@@ -116,6 +116,8 @@ PIECES = st.lists(
 @example([("Thought 1: a", True, "react-numbered", False), ("Thought 7: a", False, "react-numbered", True)])
 @example([("> a\n", True, "prompt", False), ("b\n", False, "prompt", False), ("> c\n\n", False, "prompt", False)])
 @example([("> a\n(END OF EXAMPLES)\n> b", True, "prompt", False), ("ObservationPath 1: a", True, None, False)])
+@example([("Action", True, "react", False), (": a\nThought", True, None, False), (" 1: a", True, None, False)])
+@example([("Thought 1", True, None, False), (":", True, "react-numbered", False), ("Thought", True, None, False)])
 @example([("Thought 98: a\nAction 98: b\nThought 99: c\nAction 100: d", True, None, False)])
 @example([("> a\n> b\nc\nd\n \t\r\n>Think: e", True, "prompt", False)])
 def test_labels_are_those_that_a_loop_of_regular_expressions_finds(drawn):
