@@ -115,7 +115,7 @@ def _pieces(rows: pl.DataFrame) -> tuple[_Pieces, pl.Series]:
     if "dialect" not in rows.columns:
         rows = rows.with_columns(dialect=pl.lit(None, pl.String))
     frame = _piece_frame(rows.with_row_index("row"))
-    rendered = frame.filter(pl.col("message").is_not_null()).group_by("row").agg(pl.col("rendered").str.join(""))
+    rendered = frame.group_by("row").agg(pl.col("rendered").str.join(""))
     texts = rows.select(pl.int_range(pl.len(), dtype=pl.UInt32).alias("row"), "text")
     texts = texts.join(rendered, on="row", how="left", maintain_order="left")
     # What renders to nothing stays if it holds something unreadable, as an encrypted thought.
@@ -142,7 +142,7 @@ def _piece_frame(rows: pl.DataFrame) -> pl.DataFrame:
         .explode("pieces", empty_as_null=False)
         .unnest("pieces")
     )
-    texts = rows.filter(pl.col("pieces").is_null() & pl.col("text").is_not_null())
+    texts = rows.filter(pl.col("pieces").is_null())
     if texts.height:
         whole = texts.select(
             "row",
@@ -152,7 +152,7 @@ def _piece_frame(rows: pl.DataFrame) -> pl.DataFrame:
         messages = pl.concat([whole, messages]).sort("row", maintain_order=True)
     prefix, suffix = (pl.col(name).fill_null("") for name in ("prefix", "suffix"))
     rendered = pl.when(pl.col("message").is_null()).then("text").otherwise(pl.concat_str(prefix, "text", suffix))
-    return messages.with_columns(rendered=rendered.fill_null(""))
+    return messages.with_columns(rendered=rendered)
 
 
 def _codes(names: pl.Series, known: tuple[str, ...], absent: int) -> Codes:
@@ -287,7 +287,7 @@ def _span_frame(
     stop[ends] = characters.before(spans.stop[ends], spans.piece[ends])
     # Labels and blanks around bodies are ASCII.
     body_start = start + (spans.body_start - spans.start)
-    body_stop = np.where(spans.body_stop > spans.body_start, stop - (spans.stop - spans.body_stop), body_start)
+    body_stop = stop - (spans.stop - spans.body_stop)
     if (pieces.dialect == TAGS).any():
         body_start, body_stop = (characters.before(at, spans.piece) for at in (spans.body_start, spans.body_stop))
     # As Arrow, which Polars takes without a copy and faster than arrays.

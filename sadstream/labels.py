@@ -33,6 +33,7 @@ _NUMBERED, _WEBSHOP, _REACT, _PROMPT, TAGS = (
 BLANK = b" \t\r"
 _DIGITS = b"0123456789"
 _ZERO = np.uint8(ord("0"))
+_MOST_DIGITS = 18  # of any number of them in 64 bits
 _LINE_BREAK = 10
 _COLON, _SPACE, _COMMAND = b": >"
 
@@ -95,8 +96,8 @@ class _Words(NamedTuple):
     """Lines that begin with a word of a label and what belongs after it.
 
     Attributes:
-        at, body, piece: as in `Openings`. word: index in `_ALL_WORDS`. number: of the label, -1 where it is none that a
-            column could hold. numbered: whether a number stands between word and colon.
+        at, body, piece: as in `Openings`. word: index in `_ALL_WORDS`. number: of the label, -1 where it has too many
+            digits. numbered: whether a number stands between word and colon.
     """
 
     at: Ints
@@ -196,16 +197,14 @@ def _words(texts: Texts, marks: _Marks) -> _Words:
 
 
 def _numbers(data: Bytes, begin: Ints, stop: Ints) -> Ints:
-    """The numbers that digits write; -1 where it is too large for a column."""
+    """The numbers that digits write; -1 where they are more digits than any column could hold."""
     number = np.zeros(len(begin), np.int64)
     n_digits = stop - begin
-    for place in range(min(18, n_digits.max(initial=0))):
+    number[n_digits > _MOST_DIGITS] = -1
+    n_digits[n_digits > _MOST_DIGITS] = 0
+    for place in range(n_digits.max(initial=0)):
         more = place < n_digits
-        number[more] = number[more] * 10 + (data[begin[more] + place] - ord("0"))
-    for long in np.flatnonzero(n_digits > 18).tolist():
-        digits = data[begin[long] : stop[long]].tobytes().lstrip(b"0")
-        value = int(digits or b"0") if len(digits) < 20 else 2**63
-        number[long] = value if value < 2**63 else -1
+        number[more] = number[more] * 10 + (data[begin[more] + place] - _ZERO)
     return number
 
 
@@ -273,9 +272,9 @@ def _follow_numbering(opens: Bools, numbered: Bools, row: Ints, number: Ints) ->
     """
     labels = np.flatnonzero(opens & numbered)
     row, number = row[labels], number[labels]
-    begins = np.append(True, row[1:] != row[:-1])[: len(row)]
+    begins = np.flatnonzero(row[1:] != row[:-1]) + 1
     jump = np.diff(number, prepend=0)
-    jump[begins] = np.where(number[begins] == 1, 1, 2)  # a text that does not begin at 1 needs the slow look
+    jump[begins] = number[begins]  # a text that begins at neither 0 nor 1 needs the slow look
     opens = opens.copy()
     for which in np.unique(row[(jump < 0) | (jump > 1)]).tolist():
         mine = slice(*np.searchsorted(row, [which, which + 1]))

@@ -19,6 +19,7 @@ _LABELLED = ["Thought:", "Action:", "Observation:", "ActionPath:", "Final Answer
 _NUMBERED = ["Thought 1:", "Action 1:", "Observation 2:", "ActionPath 0:", "Action 23:", "Thought 3:", "Action 9:"]
 _MARKED = ["> go", ">", "> think:", ">Think: b", "> ActionPath:", ">> a", "(END OF EXAMPLES)", "<think>"]
 _ALMOST = ["ThoughtPath:", "Action :", "Action ::", "Thought 1a:", "Action 12", "Observation  1:", "(END OF EXAMPLES"]
+_ALMOST += ["Observation: think[b", "Observation: reset", "Action 1: think[b", "Thought: reset", "Action: think"]
 _LINES = st.lists(
     st.one_of(
         st.builds(
@@ -92,8 +93,8 @@ def followed(numbers: list[int]) -> list[bool]:
 
 
 def number_of(label: bytes) -> int:
-    number = int(label.split()[1].rstrip(b":"))
-    return number if number < 2**63 else -1
+    digits = label.split()[1].rstrip(b":")
+    return int(digits) if len(digits) <= 18 else -1
 
 
 PIECES = st.lists(
@@ -103,13 +104,29 @@ PIECES = st.lists(
     min_size=1,
     max_size=5,
 )
+_STEPS = st.lists(st.sampled_from([0, 0, 0, 1, 1, 1, 1, 2, -1]), max_size=5)
+_NUMBERS = st.builds(lambda first, steps: np.cumsum([first, *steps]).clip(0).tolist(), st.integers(0, 3), _STEPS)
+NUMBERED_PIECES = st.lists(
+    st.tuples(
+        _NUMBERS.map(lambda numbers: "\n".join(f"Thought {n}: a" for n in numbers)),
+        st.booleans(),
+        st.just("react-numbered"),
+        st.sampled_from([False] * 5 + [True]),
+    ),
+    min_size=1,
+    max_size=5,
+)
 
 
 @settings(max_examples=settings().max_examples * 5)
-@given(PIECES)
+@given(st.one_of(PIECES, PIECES, NUMBERED_PIECES))
 @example([("> ", True, None, False), ("go", True, None, False)])
 @example([(">", True, None, False), (" go", True, None, False)])
 @example([("Action: reset \t\r\nObservation: a\nObservation: b", True, None, False)])
+@example([("Action: resetx\nObservation: a\nAction: reset \nObservation: b\nAction: think[", True, None, False)])
+@example([("Action: reset", True, None, False), ("\r", True, "webshop", False), ("Action: think[", True, None, False)])
+@example([("Observation: think[a\nThought: reset\nAction 1: reset", True, "webshop", False)])
+@example([("Thought: think[a", True, None, False), ("Action 1: reset", True, None, False)])
 @example([("Action: reset\r", True, None, False), ("\nObservation: a", True, "webshop", False)])
 @example([("Action:", True, "webshop", False), (" think[a", True, "webshop", False), (" reset", True, None, False)])
 @example([("Thought 1: a", True, "react-numbered", False), ("Thought 3: a", False, "react-numbered", False)])
@@ -119,6 +136,7 @@ PIECES = st.lists(
 @example([("Action", True, "react", False), (": a\nThought", True, None, False), (" 1: a", True, None, False)])
 @example([("Thought 1", True, None, False), (":", True, "react-numbered", False), ("Thought", True, None, False)])
 @example([("Thought 98: a\nAction 98: b\nThought 99: c\nAction 100: d", True, None, False)])
+@example([("> a\n \t", True, "prompt", False), ("b", True, None, False), ("> a\n\t\r", True, "prompt", False)])
 @example([("> a\n> b\nc\nd\n \t\r\n>Think: e", True, "prompt", False)])
 def test_labels_are_those_that_a_loop_of_regular_expressions_finds(drawn):
     strings, together, told, whole = (list(column) for column in zip(*drawn, strict=True))
