@@ -33,7 +33,7 @@ _NUMBERED, _WEBSHOP, _REACT, _PROMPT, TAGS = (
 BLANK = b" \t\r"
 _DIGITS = b"0123456789"
 _ZERO = np.uint8(ord("0"))
-_MOST_DIGITS = 18  # of any number of them in 64 bits
+_MOST_DIGITS = 18  # every number of so many fits in 64 bits
 _LINE_BREAK = 10
 _COLON, _SPACE, _COMMAND = b": >"
 
