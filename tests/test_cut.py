@@ -84,6 +84,21 @@ def test_a_text_that_is_told_to_be_react_is_cut_where_its_pattern_matches(text):
     assert set(spans["start"].to_list()) == starts | ({0} if text else set())
 
 
+def test_a_dialect_that_is_told_counts_whatever_the_text_shows():
+    text = "Thought: a\n> b\nAction: think[c"
+    told = [*LABELS, None]
+    frame = pl.LazyFrame({"dialect": told, "row": told, "text": [text] * len(told)})
+    spans = sadstream.cut_spans(frame).group_by("row", maintain_order=True).agg("kind").collect()
+    assert dict(spans.rows()) == {
+        "react-numbered": ["context"],
+        "webshop": ["context", "reason"],
+        "react": ["reason", "act"],
+        "prompt": ["context", "act", "observation"],
+        "tags": ["context"],
+        None: ["context", "reason"],
+    }
+
+
 def test_numbers_of_several_digits_count_by_tens():
     text = "".join(f"Action {n}: x\n" for n in range(1, 9)) + "Thought 10: a quotation\n"
     assert sadstream.cut_spans(pl.LazyFrame({"text": [text]})).collect().height == 8
@@ -213,6 +228,7 @@ def kind_of(label, author, *, follows, acted):
     [[("user", None, "c"), ("agent", None, "c"), ("system", None, "c"), ("user", None, "c")], [("user", None, "c")]]
 )
 @example([[("agent", None, "\n"), ("agent", None, "Thought: a\nAction: b\n")], [("agent", None, "\n \nThought: a")]])
+@example([[("agent", None, "\n \nThought: a")]])
 def test_what_has_no_label_is_of_the_kind_that_its_role_says(conversations):
     drafts = [
         Draft(
@@ -225,6 +241,7 @@ def test_what_has_no_label_is_of_the_kind_that_its_role_says(conversations):
     frame = log_frame([*drafts, Draft(text="> a"), *drafts, Draft(text="")])
     frame = frame.with_columns(pl.col("text").fill_null("beside"))
     rows = sadstream.segment(frame.lazy()).collect().rows(named=True)
+    assert rows[: len(drafts)] == sadstream.segment(log_frame(drafts).lazy()).collect().rows(named=True)
     alone = [row["spans"] for row in sadstream.segment(pl.LazyFrame({"text": ["> a"]})).collect().rows(named=True)]
     assert [row["spans"] for row in rows[len(drafts) :: len(drafts) + 1]] == [*alone, []]
     assert rows[: len(drafts)] == rows[len(drafts) + 1 : -1]
