@@ -123,6 +123,7 @@ NUMBERED_PIECES = st.lists(
 @example([("> ", True, None, False), ("go", True, None, False)])
 @example([(">", True, None, False), (" go", True, None, False)])
 @example([("Action: reset \t\r\nObservation: a\nObservation: b", True, None, False)])
+@example([("> a\nthink: b\n> thi", True, "prompt", False), ("nk: c", True, "prompt", False)])
 @example([("ActionPath: a", True, None, False)])
 @example([("Action: resetx\nObservation: a\nAction: reset \nObservation: b\nAction: think[", True, None, False)])
 @example([("Action: reset", True, None, False), ("\r", True, "webshop", False), ("Action: think[", True, None, False)])
