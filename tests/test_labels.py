@@ -1,11 +1,12 @@
 """Labels against a plain loop of regular expressions."""
 
+import random
 import re
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sadstream.formats.dialects import LABELS, dialect_of
@@ -18,23 +19,23 @@ _EXAMPLES_END = re.compile(rb"^[ \t\r]*\(END OF EXAMPLES\)[ \t\r]*$", re.MULTILI
 _LABELLED = ["Thought:", "Action:", "Observation:", "ActionPath:", "Final Answer:", "Action: think[b", "Action: reset"]
 _NUMBERED = ["Thought 1:", "Action 1:", "Observation 2:", "ActionPath 0:", "Action 23:", "Thought 3:", "Action 9:"]
 _MARKED = ["> go", ">", "> think:", ">Think: b", "> ActionPath:", ">> a", "(END OF EXAMPLES)", "<think>"]
-_ALMOST = ["ThoughtPath:", "Action :", "Action ::", "Thought 1a:", "Action 12", "Observation  1:", "(END OF EXAMPLES"]
-_ALMOST += ["Observation: think[b", "Observation: reset", "Action 1: think[b", "Thought: reset", "Action: think"]
-_LINES = st.lists(
-    st.one_of(
-        st.builds(
-            "".join,
-            st.tuples(
-                st.sampled_from([*_LABELLED, *_NUMBERED, *_MARKED, *_ALMOST]),
-                st.sampled_from(["", " ", "\r", "é", " \t\r", "x", ":", " 1:"]),
-            ),
-        ),
-        st.sampled_from(
-            ["", " ", "\t \r", " > a", "a Thought: b", " (END OF EXAMPLES)", "a(END OF EXAMPLES)", "Action"]
-        ),
-        HEAPS,
+_ALMOST = [
+    *(
+        "ThoughtPath:",
+        "Action :",
+        "Action ::",
+        "Thought 1a:",
+        "Action 12",
+        "Observation  1:",
+        "Final Answer 1:",
+        "Action",
     ),
-    max_size=8,
+    *("Observation: think[b", "Observation: reset", "Action 1: think[b", "Thought: reset", "Action: think", "think: b"),
+    *("", " ", "\t \r", " > a", "a Thought: b", " (END OF EXAMPLES)", "a(END OF EXAMPLES)", "(END OF EXAMPLES"),
+]
+_BEGINS, _ENDS = [*_LABELLED, *_NUMBERED, *_MARKED, *_ALMOST], ["", "", " ", "\r", "é", " \t\r", "x", ":", " 1:"]
+_LINES = st.lists(
+    st.one_of(st.builds("".join, st.tuples(st.sampled_from(_BEGINS), st.sampled_from(_ENDS))), HEAPS), max_size=8
 ).map("\n".join)
 
 
@@ -118,7 +119,25 @@ NUMBERED_PIECES = st.lists(
 )
 
 
-@settings(max_examples=settings().max_examples * 5)
+def assert_found(drawn: list[tuple[str, bool, str | None, bool]]) -> None:
+    strings, together, told, whole = (list(column) for column in zip(*drawn, strict=True))
+    dialects = [dialect_of(text) if name is None else name or None for text, name in zip(strings, told, strict=True)]
+    row = np.cumsum([not joined for joined in together])
+    expected = [(i, *o) for i, text in enumerate(strings) for o in opened(text.encode(), dialects[i], whole[i])]
+    quoted = set()
+    for which in set(row.tolist()):
+        mine = [(p, *o) for p, *o in expected if row[p] == which and dialects[p] == "react-numbered" and not whole[p]]
+        numbers = [number_of(strings[p].encode()[at:body]) for p, at, body, _ in mine]
+        quoted |= {label for label, kept in zip(mine, followed(numbers), strict=True) if not kept}
+
+    at = texts_of(pl.Series(strings))
+    codes = [UNDECIDED if name is None else DIALECT_NAMES.index(name) if name else NO_DIALECT for name in told]
+    found = openings(at, row=row, dialect=np.array(codes, np.int8), whole=np.array(whole))
+    starts = at.start[found.piece]
+    columns = found.piece, found.at - starts, found.body - starts, found.kind
+    assert list(zip(*(column.tolist() for column in columns), strict=True)) == [o for o in expected if o not in quoted]
+
+
 @given(st.one_of(PIECES, PIECES, NUMBERED_PIECES))
 @example([("> ", True, None, False), ("go", True, None, False)])
 @example([(">", True, None, False), (" go", True, None, False)])
@@ -141,19 +160,17 @@ NUMBERED_PIECES = st.lists(
 @example([("> a\n \t", True, "prompt", False), ("b", True, None, False), ("> a\n\t\r", True, "prompt", False)])
 @example([("> a\n> b\nc\nd\n \t\r\n>Think: e", True, "prompt", False)])
 def test_labels_are_those_that_a_loop_of_regular_expressions_finds(drawn):
-    strings, together, told, whole = (list(column) for column in zip(*drawn, strict=True))
-    dialects = [dialect_of(text) if name is None else name or None for text, name in zip(strings, told, strict=True)]
-    row = np.cumsum([not joined for joined in together])
-    expected = [(i, *o) for i, text in enumerate(strings) for o in opened(text.encode(), dialects[i], whole[i])]
-    quoted = set()
-    for which in set(row.tolist()):
-        mine = [(p, *o) for p, *o in expected if row[p] == which and dialects[p] == "react-numbered" and not whole[p]]
-        numbers = [number_of(strings[p].encode()[at:body]) for p, at, body, _ in mine]
-        quoted |= {label for label, kept in zip(mine, followed(numbers), strict=True) if not kept}
+    assert_found(drawn)
 
-    at = texts_of(pl.Series(strings))
-    codes = [UNDECIDED if name is None else DIALECT_NAMES.index(name) if name else NO_DIALECT for name in told]
-    found = openings(at, row=row, dialect=np.array(codes, np.int8), whole=np.array(whole))
-    starts = at.start[found.piece]
-    columns = found.piece, found.at - starts, found.body - starts, found.kind
-    assert list(zip(*(column.tolist() for column in columns), strict=True)) == [o for o in expected if o not in quoted]
+
+@given(st.integers(0, 2**32 - 1))
+def test_labels_of_many_texts_are_those_that_the_loop_finds(seed):
+    randomly = random.Random(seed)
+
+    def text():
+        if randomly.random() < 0.2:
+            return "\n".join(f"Thought {number}: a" for number in randomly.choices(range(4), k=5))
+        return "\n".join(randomly.choice(_BEGINS) + randomly.choice(_ENDS) for _ in range(randomly.randrange(8)))
+
+    told = [None, *DIALECT_NAMES, ""]
+    assert_found([(text(), randomly.random() < 0.5, randomly.choice(told), randomly.random() < 0.2) for _ in range(30)])
