@@ -267,17 +267,20 @@ def test_what_has_no_label_is_of_the_kind_that_its_role_says(conversations):
     )
 )
 def test_the_body_of_a_tagged_piece_is_what_stands_behind_its_tag(tagged):
-    pieces = [{"kind": kind, "author": "agent", "message": 0, "text": tag + rest} for tag, rest, kind in tagged]
+    pieces = [
+        {"kind": kind, "author": "agent", "message": 0, "text": tag + rest, "arguments_start": len(tag)}
+        | {"arguments_stop": len(tag + rest)}
+        for tag, rest, kind in tagged
+    ]
     row = sadstream.segment(log_frame([Draft(dialect="tags", pieces=pieces)]).lazy()).collect().row(0, named=True)
     expected = []
     for tag, rest, kind in tagged:
         label = tag if tag in ("<think>", "<function=é😀>", "Act:") else ""
         if tag + rest:
-            expected.append((kind, tag + rest, (tag + rest).removeprefix(label).strip(" \t\r\n")))
-    text = row["text"]
-    assert [
-        (s["kind"], text[s["start"] : s["stop"]], text[s["body_start"] : s["body_stop"]]) for s in row["spans"]
-    ] == expected
+            expected.append((kind, tag + rest, (tag + rest).removeprefix(label).strip(" \t\r\n"), rest))
+    text, edges = row["text"], (("start", "stop"), ("body_start", "body_stop"), ("arguments_start", "arguments_stop"))
+    assert [(s["kind"], *(text[s[start] : s[stop]] for start, stop in edges)) for s in row["spans"]] == expected
+    assert all(s["logged_start"] is None and s["logged_stop"] is None for s in row["spans"])
     check_spans(text, row["spans"])
 
 
