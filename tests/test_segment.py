@@ -335,8 +335,9 @@ def test_a_result_has_the_step_of_its_call_however_late_or_early():
 
     late = [asks("a"), seen("?"), asks("b"), seen("y", "b"), seen("x", "a"), seen("z", "nobody's")]
     early = [asks("a"), seen("?"), seen("early", "b"), asks("b"), seen("late", "a")]
-    found = [[span["step"] for span in row["spans"]] for row in cut_pieces(late, early)]
-    assert found == [[0, 0, 1, 1, 0, 1], [0, 0, 1, 1, 0]]
+    thought = [asks("a"), seen("x", "a"), pieces.thought("of that call", message=0, call_id="a"), asks("b")]
+    found = [[span["step"] for span in row["spans"]] for row in cut_pieces(late, early, thought)]
+    assert found == [[0, 0, 1, 1, 0, 1], [0, 0, 1, 1, 0], [0, 0, 1, 1]]
 
 
 def test_a_users_labelled_reply_is_an_observation_before_anyone_acted():
