@@ -21,6 +21,7 @@ from sadstream.windows import Job, Tokenised
 # Where a row comes from: the log's own logprobs, or the logged token as its own label, and why.
 LOGGED, NO_LOGPROBS, UNREADABLE, OTHER_TEXT, OTHER_TOKENS = range(5)
 _BATCH_TOKENS = 16_384
+_KNOWN_TEXTS = 256
 
 
 class LoggedLabels:
@@ -43,8 +44,8 @@ class LoggedLabels:
             # Of ids with the same bytes the first is the one that a tokenizer writes.
             self._ids.setdefault(data, number)
         self._n_named, self._top_k = n_named, top_k
-        # Windows of a text follow one another: it is looked at once.
-        self._last: tuple[Tokenised, dict[int, LoggedToken], NDArray[np.uint8]] | None = None
+        # By the text's identity; windows of one are asked about in any order within a shard.
+        self._known: dict[int, tuple[Tokenised, dict[int, LoggedToken], NDArray[np.uint8]]] = {}
 
     def ask(self, jobs: Sequence[Job]) -> list[TeacherArrays]:
         """The labels of some windows, in their order."""
@@ -53,21 +54,24 @@ class LoggedLabels:
     def _labels(self, job: Job) -> TeacherArrays:
         positions = np.flatnonzero(job.window.supervised)
         told, sources = self._of_text(job)
-        rows = [
-            self._row(int(job.token_ids[position]), told.get(int(job.window.tokens[position])))
-            for position in positions.tolist()
-        ]
-        width = max((len(row) for row in rows), default=1)
-        ids = np.zeros((len(rows), width), np.int64)
-        logprobs = np.full((len(rows), width), -np.inf, np.float32)
-        log_tail, entropy, token_logprobs = (np.zeros(len(rows), np.float32) for _ in range(3))
-        for number, (row, position) in enumerate(zip(rows, positions.tolist(), strict=True)):
-            token, of_token = int(job.token_ids[position]), told.get(int(job.window.tokens[position]))
-            # A row with fewer ids repeats its first without any mass.
+        tokens, places = job.token_ids[positions], job.window.tokens[positions]
+        rows = {
+            number: self._row(int(tokens[number]), told[place])
+            for number, place in enumerate(places.tolist())
+            if place in told
+        }
+        width = max(map(len, rows.values()), default=1)
+        # Hard labels first: all mass on the logged token. A row with fewer ids repeats its first without any mass.
+        ids = np.repeat(tokens[:, None], width, axis=1)
+        logprobs = np.full((len(tokens), width), -np.inf, np.float32)
+        logprobs[:, 0] = 0
+        log_tail = np.full(len(tokens), -np.inf, np.float32)
+        entropy, token_logprobs = np.zeros(len(tokens), np.float32), np.zeros(len(tokens), np.float32)
+        for number, row in rows.items():
             ids[number] = row[0][0]
             ids[number, : len(row)], logprobs[number, : len(row)] = zip(*row, strict=True)
             log_tail[number], entropy[number] = tail_and_entropy([value for _, value in row])
-            token_logprobs[number] = dict(row)[token] if of_token is None else of_token.logprob
+            token_logprobs[number] = told[int(places[number])].logprob
         return TeacherArrays(
             job.token_ids,
             job.kinds,
@@ -78,13 +82,11 @@ class LoggedLabels:
             log_tail,
             entropy,
             token_logprobs,
-            sources[job.window.tokens[positions]],
+            sources[places],
         )
 
-    def _row(self, token: int, told: LoggedToken | None) -> list[tuple[int, float]]:
+    def _row(self, token: int, told: LoggedToken) -> list[tuple[int, float]]:
         """Ids and logprobs of a token's row, falling; what the tokenizer has no id for is left to the tail."""
-        if told is None:
-            return [(token, 0.0)]
         own = self._vocabulary[token]
         likeliest = {token: told.logprob}
         for named, logprob in told.others:
@@ -97,11 +99,13 @@ class LoggedLabels:
 
     def _of_text(self, job: Job) -> tuple[dict[int, LoggedToken], NDArray[np.uint8]]:
         """Of each token of the whole text what the log tells of it, if anything, and where its row comes from."""
-        if self._last is None or self._last[0] is not job.tokenised:
-            tokens = logged_tokens(job.trajectory, self._vocabulary)
-            told, sources = tell(job.tokenised, tokens, self._vocabulary)
-            self._last = (job.tokenised, told, sources)
-        return self._last[1], self._last[2]
+        known = self._known.get(id(job.tokenised))
+        if known is None or known[0] is not job.tokenised:
+            told, sources = tell(job.tokenised, logged_tokens(job.trajectory, self._vocabulary), self._vocabulary)
+            if len(self._known) >= _KNOWN_TEXTS:
+                self._known.clear()
+            known = self._known[id(job.tokenised)] = (job.tokenised, told, sources)
+        return known[1], known[2]
 
 
 def tell(
