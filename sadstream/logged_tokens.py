@@ -14,8 +14,8 @@ import msgspec
 from sadstream_schemas import Trajectory
 
 _TOKEN_ID = re.compile(r"token_id:(\d+)")
-# Stands for a token whose bytes the log does not tell; no text in UTF-8 holds it.
-UNKNOWN = b"\xff"
+# Stands for a token whose bytes the log does not tell; no text in UTF-8 holds it, and no tokenizer has an id for it.
+UNKNOWN = b"\xff?\xff"
 _WITHIN = ("message", "response_metadata")
 
 
@@ -63,9 +63,12 @@ def logged_tokens(trajectory: Trajectory, vocabulary: Sequence[bytes]) -> dict[i
     found: dict[int, list[LoggedToken]] = {}
     for message, raw in raw_logprobs(trajectory).items():
         try:
-            found[message] = _tokens(raw, vocabulary)
+            tokens = _tokens(raw, vocabulary)
         except (msgspec.DecodeError, ValueError):
             found[message] = []
+        else:
+            # A reply of calls alone has `{"content": null}`: nothing was logged of it.
+            found |= {message: tokens} if tokens else {}
     return found
 
 
@@ -104,19 +107,31 @@ def _tokens(raw: bytes, vocabulary: Sequence[bytes]) -> list[LoggedToken]:
     """
     if raw.lstrip()[:1] == b"[":
         entries = msgspec.json.decode(raw, type=list[_Entry])
-    elif b'"tokens"' in raw:
+    elif "tokens" in msgspec.json.decode(raw, type=dict[str, msgspec.Raw]):
         entries = list(_completion_entries(msgspec.json.decode(raw, type=_Completion)))
     else:
         chat = msgspec.json.decode(raw, type=_Chat)
         entries = chat.content or chat.refusal or []
-    return [
-        LoggedToken(
-            _token_bytes(entry, vocabulary),
-            _checked(entry.logprob),
-            tuple((_named(other), _checked(other.logprob)) for other in entry.top_logprobs or ()),
-        )
-        for entry in entries
-    ]
+    return [_logged_token(entry, vocabulary) for entry in entries]
+
+
+# Servers round: logits in bfloat16 give probabilities that sum to a percent more than 1.
+_MOST_MASS = 1.05
+
+
+def _logged_token(entry: _Entry, vocabulary: Sequence[bytes]) -> LoggedToken:
+    """What an entry says of its token.
+
+    Raises:
+        ValueError: what is told is no part of a distribution: logarithms to another base, or scores.
+    """
+    logprob = _checked(entry.logprob)
+    others = tuple((_named(other), _checked(other.logprob)) for other in entry.top_logprobs or ())
+    # Of one that is told twice the last counts here: the token itself is mostly among the others.
+    mass = math.fsum(map(math.exp, dict([*others, (_named(entry), logprob)]).values()))
+    if mass > _MOST_MASS:
+        raise ValueError(f"probabilities of {entry.token!r} and the others sum to {mass:.3g}")
+    return LoggedToken(_token_bytes(entry, vocabulary), logprob, others)
 
 
 def _completion_entries(said: _Completion) -> Iterator[_Entry]:

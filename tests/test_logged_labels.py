@@ -20,7 +20,7 @@ from sadstream.doctor import DoctorConfig, doctor
 from sadstream.errors import ManifestError, ModelError
 from sadstream.frames import row_trajectory
 from sadstream.logged_labels import LOGGED, NO_LOGPROBS, OTHER_TEXT, OTHER_TOKENS, UNREADABLE, LoggedLabels, tell
-from sadstream.logged_tokens import LoggedToken, Written, logged_tokens, place_tokens, vocabulary_bytes
+from sadstream.logged_tokens import UNKNOWN, LoggedToken, Written, logged_tokens, place_tokens, vocabulary_bytes
 from sadstream.logs import scan_logs
 from sadstream.model_files import resolve_model
 from sadstream.models import load_tokenizer
@@ -194,8 +194,26 @@ def test_logprobs_are_read_in_each_shape_that_servers_write(tmp_path):
     assert told_of({"content": None, "refusal": [{"token": "No", "logprob": -1}]}, tmp_path) == [
         LoggedToken(b"No", -1.0, ())
     ]
-    for nothing in (None, {}, []):
+    for nothing in (None, {}, [], {"content": None, "refusal": None}, {"content": []}):
         assert told_of(nothing, tmp_path) is None
+
+
+@pytest.mark.parametrize("word", ["tokens", '"tokens"'])
+def test_a_token_named_tokens_makes_no_older_completion_of_a_chat_s(word, tmp_path):
+    others = [{"token": word, "logprob": -3.0}]
+    chat = {"content": [{"token": "So", "logprob": -0.1, "top_logprobs": others}]}
+    assert told_of(chat, tmp_path) == [LoggedToken(b"So", -0.1, ((word.encode(), -3.0),))]
+
+
+def test_others_that_the_server_could_not_show_are_left_to_the_tail(tmp_path):
+    assert b"\xff" in VOCABULARY
+    others = [{"token": "\ufffd", "logprob": -1.5}, {"token": "\ufffd", "logprob": -1.6}, entry(b"Z", -1.0)]
+    content = {"content": [entry(b"Z", -1.0, others)]}
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "Z", "logprobs": content}]
+    job = jobs_of(trajectory_of(messages, tmp_path), "chat")[0]
+    arrays = LoggedLabels(TOKENIZER, n_named=len(TOKENIZER), top_k=8).ask([job])[0]
+    assert arrays.topk_ids[0][np.isfinite(arrays.topk_logprobs[0])].tolist() == [VOCABULARY.index(b"Z")]
+    assert math.exp(arrays.log_tail[0]) == pytest.approx(1 - math.exp(-1.0))
 
 
 @pytest.mark.parametrize(
@@ -206,6 +224,8 @@ def test_logprobs_are_read_in_each_shape_that_servers_write(tmp_path):
         {"content": [{"token": "So", "logprob": -0.1, "bytes": [999]}]},
         {"content": [{"logprob": -0.1}]},
         {"tokens": ["So", "it"], "token_logprobs": [-0.1]},
+        # Logarithms to base 10, say.
+        {"content": [entry(b"So", -0.3, [entry(b"So", -0.3), entry(b"No", -0.5), entry(b"Oh", -0.8)])]},
         {"content": "So"},
         "So",
         7,
@@ -223,7 +243,7 @@ def test_logprobs_that_are_none_leave_hard_labels_and_stop_nothing(damaged, tmp_
 def test_a_token_that_the_server_could_not_show_is_not_guessed(tmp_path):
     replaced = {"token": "\ufffd", "logprob": -0.1, "bytes": list("\ufffd".encode())}
     tokens = [entry(b"a", -0.1, []), replaced, entry(b"b", -0.2, [])]
-    assert [token.data for token in told_of({"content": tokens}, tmp_path) or ()] == [b"a", b"\xff", b"b"]
+    assert [token.data for token in told_of({"content": tokens}, tmp_path) or ()] == [b"a", UNKNOWN, b"b"]
 
 
 def test_words_in_several_places_go_where_what_stands_around_them_is_alike_or_nowhere():
@@ -264,15 +284,15 @@ def test_all_that_a_model_wrote_is_placed_through_its_own_template_thinking_call
 
 def test_a_row_names_ids_of_the_tokenizer_alone_equal_ones_by_id_and_none_without_mass(tmp_path):
     number = {data: i for i, data in enumerate(VOCABULARY)}
-    others = [entry(data, -2.0) for data in (b"c", b"b", b"a")] + [entry(b"A", -9999.0), entry(b"never a token", -1.0)]
-    others.append({"token": f"token_id:{len(VOCABULARY) + 9}", "logprob": -1.0})
+    others = [entry(data, -5.0) for data in (b"c", b"b", b"a")] + [entry(b"A", -9999.0), entry(b"never a token", -5.0)]
+    others.append({"token": f"token_id:{len(VOCABULARY) + 9}", "logprob": -5.0})
     content = {"content": [entry(b"Z", 0.0005, others)]}
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "Z", "logprobs": content}]
     job = jobs_of(trajectory_of(messages, tmp_path), "chat")[0]
     least = max(number[data] for data in (b"b", b"c", b"Z")) + 1
     arrays = LoggedLabels(TOKENIZER, n_named=least, top_k=8).ask([job])[0]
     assert arrays.topk_ids[0].tolist() == [number[data] for data in (b"Z", b"a", b"b", b"c")]
-    assert arrays.topk_logprobs[0].tolist() == [0.0, -2.0, -2.0, -2.0]
+    assert arrays.topk_logprobs[0].tolist() == [0.0, -5.0, -5.0, -5.0]
     assert arrays.token_logprobs[0] == 0.0 and np.isneginf(arrays.log_tail[0])
     fewer = LoggedLabels(TOKENIZER, n_named=number[b"c"], top_k=8).ask([job])[0]
     assert number[b"c"] not in fewer.topk_ids[0].tolist()
