@@ -320,6 +320,37 @@ def test_the_responses_api_s_logprobs_stand_in_the_block_of_the_text(tmp_path):
     assert logged_tokens(trajectory, VOCABULARY) == {1: [LoggedToken(b"So", -0.1, ())]}
 
 
+SO = {"content": [{"token": "So", "logprob": -0.1}]}
+REPLY = {"role": "assistant", "content": "So."}
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"completion": {"choices": [{"message": REPLY, "logprobs": SO}], "usage": {"total_tokens": 3}}},
+        {"choices": [{"index": 0, "message": REPLY, "logprobs": SO}]},
+        {"output": {"message": REPLY, "logprobs": SO}},
+        {"response": REPLY, "logprobs": SO},
+        {"response": "So.", "logprobs": SO},
+        {"response": {**REPLY, "logprobs": SO}},
+    ],
+    ids=str,
+)
+def test_a_reply_beside_its_messages_has_the_logprobs_that_stand_with_it(beside, tmp_path):
+    asked = [{"role": "user", "content": "?"}]
+    first = {"messages": asked, **beside}
+    then = {"messages": [*asked, REPLY, {"role": "user", "content": "Sure?"}], "response": "Yes."}
+    log = tmp_path / "calls.jsonl"
+    log.write_text(f"{json.dumps(first)}\n{json.dumps(then)}\n")
+    trajectory = row_trajectory(next(segment(scan_logs([str(log)])).collect().iter_rows(named=True)))
+    assert trajectory.source.format == "chat-calls"
+    assert logged_tokens(trajectory, VOCABULARY) == {1: [LoggedToken(b"So", -0.1, ())]}
+    log.write_text(json.dumps(first) + "\n")
+    trajectory = row_trajectory(next(segment(scan_logs([str(log)])).collect().iter_rows(named=True)))
+    assert logged_tokens(trajectory, VOCABULARY) == {1: [LoggedToken(b"So", -0.1, ())]}
+    assert b"logprobs" not in b"".join(map(bytes, trajectory.extra.values()))
+
+
 def test_what_is_placed_once_is_not_placed_again():
     def places(text: str, tokens: list[bytes], *pieces: tuple[int, int, str]) -> list[tuple[int, int]]:
         said = [LoggedToken(data, -0.1, ()) for data in tokens]

@@ -163,7 +163,10 @@ def _without(raw: msgspec.Raw | bytes, path: Path) -> msgspec.Raw:
 
 
 class _Logged(NamedTuple):
-    record: bytes
+    """A call: all but its messages, those, what makes them the same when they are sent again, and how it ended."""
+
+    about: Fields
+    messages: list[msgspec.Raw]
     history: tuple[str, ...]
     ending: str
 
@@ -171,11 +174,15 @@ class _Logged(NamedTuple):
 def read_calls(records: list[SessionRecord]) -> Iterator[Draft]:
     """One trajectory a conversation: the last call of each repeats the ones before it.
 
-    The messages and the reply are read as a list of them would be, by whichever format knows them.
+    The messages and the reply are read as a list of them would be, by whichever format knows them. A reply that was
+    logged with its logprobs keeps them where it is sent back without.
     """
     calls = [_logged(record) for record in records]
+    with_logprobs = {c.history: c.messages[-1] for c in calls if "logprobs" in object_of(c.messages[-1])}
     for index in longest_paths([logged.history for logged in calls]):
-        raw, _, ending = calls[index]
+        about, messages, history, ending = calls[index]
+        told = [with_logprobs.get(history[: at + 1], message) for at, message in enumerate(messages)]
+        raw = json_object({**about, "messages": joined(told)}).encode()
         for draft in read_messages(msgspec.json.decode(raw), raw):
             draft.record = records[index].key
             draft.ending = draft.ending if ending == "unknown" else ending
@@ -187,14 +194,21 @@ def _logged(record: SessionRecord) -> _Logged:
     found = _found(record.value)
     assert found is not None
     prompt, reply = found
-    messages = [*items_of(raw_at(record.raw, prompt)), *reply_messages(raw_at(record.raw, reply))]
+    replies = reply_messages(raw_at(record.raw, reply))
     left = _without(_without(record.raw, reply), prompt)
+    beside = (*reply[:-1], "logprobs")
+    logprobs = _at(record.value, beside)
+    if isinstance(logprobs, dict) and len(replies) == 1 and "logprobs" not in fields_of(replies[0]):
+        told = {**fields_of(replies[0]), "logprobs": raw_at(record.raw, beside)}
+        replies = [msgspec.Raw(json_object(told).encode())]
+        left = _without(left, beside)
+    messages = [*items_of(raw_at(record.raw, prompt)), *replies]
     asked = rest(fields_of(raw_at(record.raw, prompt[:-1])), ("messages",)) if len(prompt) > 1 else {}
     lifted = {n: asked[n] for n in _ASKED if n in asked and n not in record.value}
     for n in lifted:
         left = _without(left, (*prompt[:-1], n))
-    whole = json_object({**lifted, **rest(fields_of(left), ("messages",)), "messages": joined(messages)})
-    return _Logged(whole.encode(), tuple(map(_gist, messages)), _ending(record.raw, reply))
+    about = {**lifted, **rest(fields_of(left), ("messages",))}
+    return _Logged(about, messages, tuple(map(_gist, messages)), _ending(record.raw, reply))
 
 
 def _ending(raw: bytes, reply: Path) -> str:
