@@ -37,9 +37,13 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
+    except Exception as error:
+        # Tokenizers are saved by code in Rust, which has no other class for it.
+        of_rust = type(error) is Exception and "(os error " in str(error)
+        if not isinstance(error, OSError) and not of_rust:
+            raise
         raise ManifestError(
-            f"{path}: cannot write: {error.strerror or error}",
+            f"{path}: cannot write: {getattr(error, 'strerror', None) or error}",
             hint="make room or mend permissions, then run the same command again: what is finished stays",
         ) from error
 
@@ -314,7 +318,8 @@ class StageFolder:
             changed = [
                 f"{key} was {before.config.get(key)!r} and is now {mine.config.get(key)!r}"
                 for key in sorted({*before.config, *mine.config})
-                if before.config.get(key) != msgspec.to_builtins(mine.config.get(key))
+                # What was read back is JSON's: a tuple is a list there.
+                if before.config.get(key) != msgspec.json.decode(msgspec.json.encode(mine.config.get(key)))
             ]
             raise ManifestError(
                 f"{self.path}: made with other options: {'; '.join(changed)}",

@@ -96,8 +96,9 @@ def test_calls_are_told_apart_by_what_was_called_and_not_by_thoughts(tmp_path):
 
 def test_what_repeats_or_sums_up_the_last_turn_is_no_further_one(tmp_path):
     about = {"role": "user", "content": "Good."}
-    (run,) = runs(tmp_path / "a.jsonl", lines({"messages": ASKED, "output": about}))
-    assert (run.source.format, kinds(run)) == ("openai-chat", CUT[:-1])
+    for beside in ({"output": about}, {"message": "rate limited", "error": True}):
+        (run,) = runs(tmp_path / "a.jsonl", lines({"messages": ASKED, **beside}))
+        assert (run.source.format, kinds(run)) == ("openai-chat", CUT[:-1])
     for output in (REPLY, "one", {"n_tokens": 3}, None, ""):
         (run,) = runs(tmp_path / "a.jsonl", lines({"messages": MESSAGES, "output": output}))
         assert (run.source.format, kinds(run)) == ("openai-chat", CUT)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sadstream.errors import ConfigError, ModelError, TrainingError
+from sadstream.errors import ConfigError, ManifestError, ModelError, TrainingError
 from sadstream.models import apply_head, hidden_states, load_config, load_model
 from sadstream.stopping import refuse_bad_update
 from sadstream.students import make_student, merge_adapters, packs
@@ -78,6 +78,12 @@ def test_ctrl_c_saves_and_the_next_run_continues_to_the_same_bits(tiny_cache, ti
     run(tiny_cache, tiny_student, tmp_path / "whole", **options)
     for name in ("metrics.jsonl", "model/model.safetensors"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_of_other_options_in_the_same_folder_those_alone_are_named(tiny_cache, tiny_student, tmp_path):
+    run(tiny_cache, tiny_student, tmp_path / "run", updates=1)
+    with pytest.raises(ManifestError, match=r"other options: updates was 1 and is now 2$"):
+        run(tiny_cache, tiny_student, tmp_path / "run", updates=2)
 
 
 def test_a_loss_that_leaps_is_refused_by_the_stated_rule():

@@ -13,7 +13,7 @@ from sadstream import SegmentConfig, ask, iter_samples, models, scan_index, scan
 from sadstream.codec import decode_teacher_sample
 from sadstream.errors import ConfigError, ManifestError, ModelError, ShardError
 from sadstream.inspect import inspect_artefact
-from sadstream.manifest import index_name
+from sadstream.manifest import index_name, writing
 from sadstream.model_files import resolve_model, tokenizer_fingerprint
 from sadstream.models import load_model, load_tokenizer
 from sadstream.progress import silent
@@ -162,6 +162,12 @@ def scan_rows(folder: Path) -> list[tuple[str, int]]:
 def test_a_run_of_other_options_in_the_same_folder_is_refused(tiny_cache, tiny_spans, tiny_teacher):
     with pytest.raises(ManifestError, match=r"positions was 'supervised' and is now 'all'"):
         cache(tiny_spans, tiny_teacher, tiny_cache, positions="all")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_tokenizer_for_which_there_is_no_room_is_one_line():
+    with pytest.raises(ManifestError, match=r"cannot write: No space left"), writing(Path("/dev/full")):
+        tiny.make_tokenizer().backend_tokenizer.save("/dev/full")
 
 
 @pytest.mark.parametrize("max_length", [2, 40, 90])

@@ -79,6 +79,9 @@ def _found(record: dict[str, Any]) -> tuple[Path, Path] | None:
     reply = next((n for n in _REPLIES if n in record), None)
     if reply is None or "trajectory_format" in record or "schema_version" in record:
         return None
+    # In words alone it is a status: `OK`, `rate limited`.
+    if reply == "message" and isinstance(record[reply], str):
+        return None
     prompt = _prompt_path(record)
     place = reply_path(record[reply]) if prompt is not None else None
     if prompt is None or place is None or any(known(record) for known in _OTHERS):
