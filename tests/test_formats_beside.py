@@ -226,3 +226,23 @@ def test_a_system_prompt_beside_the_messages_is_the_runs_first_context(tmp_path,
     (run,) = runs(tmp_path / "a.json", {"messages": MESSAGES, name: "Other."})
     assert cut(run)[0] == ("context", "Be brief.\n")
     assert json.loads(bytes(run.extra[name])) == "Other."
+
+
+@pytest.mark.parametrize("odd", [None, [], "high", {"content": None}, {"content": "high"}], ids=str)
+def test_a_streamed_reply_is_put_together_from_its_chunks_in_a_list_too(tmp_path, odd):
+    told = [{"token": word, "logprob": -0.5} for word in ("So", ".")]
+    deltas = [({"content": t["token"]}, {"content": [t]}) for t in told] + [({}, odd)]
+    chunks = [
+        {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": delta, "logprobs": logprobs}]}
+        for delta, logprobs in deltas
+    ]
+    chunks.append({"object": "chat.completion.chunk", "choices": [], "usage": {"total_tokens": 9}})
+    sent = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+    request = {"messages": [{"role": "user", "content": "?"}], "stream": True}
+    found = []
+    for number, response in enumerate((chunks, sent)):
+        (run,) = runs(tmp_path / f"{number}.jsonl", lines({"request": request, "response": response}))
+        assert (run.source.format, cut(run)[-1]) == ("openai-calls", ("act", "Answer: So.\n"))
+        found.append((json.loads(bytes(run.spans[-1].extra["logprobs"])), json.loads(bytes(run.extra["response"]))))
+    assert found[0] == found[1]
+    assert found[0] == ({"content": told}, {"object": "chat.completion.chunk", "usage": {"total_tokens": 9}})

@@ -81,10 +81,9 @@ def _is_told_more(message: msgspec.Raw) -> bool:
 
 
 def _call_extra(logged: _Logged, mapped: set[str]) -> str:
-    text = string_of(logged.fields["response"])
     response: dict[str, Json | str] = {}
-    if text is not None:
-        for chunk in _chunks(text):
+    if _is_streamed(logged.fields["response"]):
+        for chunk in _chunks(logged.fields["response"]):
             response |= {name: raw for name, raw in rest(chunk, ("choices",)).items() if bytes(raw) != b"null"}
     else:
         response = {**rest(fields_of(logged.fields["response"]), ("choices",))}
@@ -104,8 +103,8 @@ def _array(items: Sequence[Json | str]) -> str:
 def _logged(record: SessionRecord) -> _Logged:
     fields = fields_of(record.raw)
     request = fields_of(fields["request"]) if "request" in fields else fields
-    text = string_of(fields["response"])
-    choice = _streamed(text) if text is not None else fields_of(items_of(fields_of(fields["response"])["choices"])[0])
+    response = fields["response"]
+    choice = _streamed(response) if _is_streamed(response) else fields_of(items_of(fields_of(response)["choices"])[0])
     ending = _ENDINGS.get(string_of(choice.get("finish_reason")) or "", "unknown")
     message = json_object({**fields_of(choice["message"]), **_with_its_logprobs(choice)})
     return _Logged(record, fields, request, items_of(request["messages"]), msgspec.Raw(message.encode()), ending)
@@ -116,18 +115,23 @@ def _with_its_logprobs(choice: Fields) -> Fields:
     return {"logprobs": choice["logprobs"]} if is_object(choice.get("logprobs")) else {}
 
 
-def _streamed(text: str) -> Fields:
+def _is_streamed(response: msgspec.Raw) -> bool:
+    """Whether it is events in a string or chunks in a list; a whole completion is an object."""
+    return not is_object(response)
+
+
+def _streamed(response: msgspec.Raw) -> Fields:
     """The first choice of a streamed response: deltas put together."""
     message: dict[str, Any] = {"role": "assistant", "content": None}
     calls: dict[Any, dict[str, Any]] = {}
     logprobs: dict[str, list[Any]] = {}
     finish: Any = None
-    for chunk in _chunks(text):
+    for chunk in _chunks(response):
         choices = msgspec.json.decode(chunk.get("choices", b"null"), type=list[_Choice] | None)
         for choice in (c for c in choices or () if not c.index):
             finish = choice.finish_reason or finish
-            for name, tokens in (choice.logprobs or {}).items():
-                logprobs.setdefault(name, []).extend(tokens or ())
+            for name, tokens in (choice.logprobs if isinstance(choice.logprobs, dict) else {}).items():
+                logprobs.setdefault(name, []).extend(tokens if isinstance(tokens, list) else ())
             for name, value in (choice.delta or {}).items():
                 if name == "tool_calls":
                     _join_calls(calls, value)
@@ -141,8 +145,10 @@ def _streamed(text: str) -> Fields:
     return fields_of(msgspec.json.encode({"message": message, "finish_reason": finish, **told}))
 
 
-def _chunks(text: str) -> Iterator[Fields]:
-    for line in text.split("\n"):
+def _chunks(response: msgspec.Raw) -> Iterator[Fields]:
+    """Of a list of them, or of the events as they were sent."""
+    yield from map(fields_of, items_of(response))
+    for line in (string_of(response) or "").split("\n"):
         if line.startswith("data:") and line[5:].strip() != "[DONE]":
             yield fields_of(line[5:].encode())
 
@@ -151,7 +157,7 @@ class _Choice(msgspec.Struct):
     index: int = 0
     delta: dict[str, Any] | None = None
     finish_reason: str | None = None
-    logprobs: dict[str, list[Any] | None] | None = None
+    logprobs: Any = None
 
 
 class _CallDelta(msgspec.Struct):

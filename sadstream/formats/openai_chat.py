@@ -445,6 +445,10 @@ def is_logged_call(record: Any) -> bool:
 def _is_response(response: Any) -> bool:
     if isinstance(response, str):
         return response.lstrip().startswith("data:") and '"chat.completion.chunk"' in response[:2000]
+    if isinstance(response, list):
+        return bool(response) and all(
+            isinstance(c, dict) and c.get("object") == "chat.completion.chunk" for c in response
+        )
     choices = response.get("choices") if isinstance(response, dict) else None
     return isinstance(choices, list) and bool(choices) and isinstance(choices[0], dict) and "message" in choices[0]
 
