@@ -96,7 +96,9 @@ def test_calls_are_told_apart_by_what_was_called_and_not_by_thoughts(tmp_path):
 
 def test_what_repeats_or_sums_up_the_last_turn_is_no_further_one(tmp_path):
     about = {"role": "user", "content": "Good."}
-    for beside in ({"output": about}, {"message": "rate limited", "error": True}):
+    # The last are options of a question, as Inspect's data sets have them.
+    status = {"message": "rate limited", "error": True}
+    for beside in ({"output": about}, status, {"choices": ["Paris", "Rome"], "target": "B"}):
         (run,) = runs(tmp_path / "a.jsonl", lines({"messages": ASKED, **beside}))
         assert (run.source.format, kinds(run)) == ("openai-chat", CUT[:-1])
     for output in (REPLY, "one", {"n_tokens": 3}, None, ""):

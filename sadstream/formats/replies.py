@@ -38,6 +38,8 @@ _PROMPTS = (
     "chat_history",
 )
 _REPLIES = ("response", "response_body", "completion", "output", "outputs", "reply", "choices", "message")
+# In words alone these are options of a question, and a status: `OK`, `rate limited`.
+_NOT_IN_WORDS = ("choices", "message")
 # Where a reply may stand in what was returned: OpenAI's, Ollama's, the AI SDK's, and homemade ones.
 _PLACES: tuple[Path, ...] = (
     ("choices", 0, "message"),
@@ -76,17 +78,18 @@ def recognise(record: Any) -> bool:
 
 def _found(record: dict[str, Any]) -> tuple[Path, Path] | None:
     """Where a record has its messages, and where the reply to them."""
-    reply = next((n for n in _REPLIES if n in record), None)
+    reply = next((n for n in _REPLIES if n in record and not (n in _NOT_IN_WORDS and _is_in_words(record[n]))), None)
     if reply is None or "trajectory_format" in record or "schema_version" in record:
-        return None
-    # In words alone it is a status: `OK`, `rate limited`.
-    if reply == "message" and isinstance(record[reply], str):
         return None
     prompt = _prompt_path(record)
     place = reply_path(record[reply]) if prompt is not None else None
     if prompt is None or place is None or any(known(record) for known in _OTHERS):
         return None
     return prompt, (reply, *place)
+
+
+def _is_in_words(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and any(isinstance(item, str) for item in value))
 
 
 def _prompt_path(record: dict[str, Any]) -> Path | None:
