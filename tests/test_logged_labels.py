@@ -331,6 +331,9 @@ REPLY = {"role": "assistant", "content": "So."}
         {"choices": [{"index": 0, "message": REPLY, "logprobs": SO}]},
         {"output": {"message": REPLY, "logprobs": SO}},
         {"response": REPLY, "logprobs": SO},
+        {"response": {**REPLY, "logprobs": None}, "logprobs": SO},
+        # Ollama's.
+        {"response": {"message": REPLY, "done": True, "logprobs": SO["content"]}},
         {"response": "So.", "logprobs": SO},
         {"response": {**REPLY, "logprobs": SO}},
     ],

@@ -204,7 +204,7 @@ def _logged(record: SessionRecord) -> _Logged:
     left = _without(_without(record.raw, reply), prompt)
     beside = (*reply[:-1], "logprobs")
     logprobs = _at(record.value, beside)
-    if isinstance(logprobs, dict) and len(replies) == 1 and "logprobs" not in fields_of(replies[0]):
+    if isinstance(logprobs, dict | list) and len(replies) == 1 and not text_of(fields_of(replies[0]).get("logprobs")):
         told = {**fields_of(replies[0]), "logprobs": raw_at(record.raw, beside)}
         replies = [msgspec.Raw(json_object(told).encode())]
         left = _without(left, beside)
