@@ -40,6 +40,7 @@ from sadstream.teacher_index import (
     TEACHER_INDEX,
     asked_windows,
     first_of,
+    logprobs_digest,
     teacher_sample,
     teacher_totals,
     tokens_in,
@@ -47,7 +48,7 @@ from sadstream.teacher_index import (
 )
 from sadstream.teachers import Teacher, batches_of
 from sadstream.windows import Job
-from sadstream_schemas import InputFile, Manifest, Shard
+from sadstream_schemas import InputFile, Manifest, Shard, Trajectory
 
 __all__ = ["CacheConfig", "cache_teacher", "plan_cache"]
 
@@ -254,7 +255,19 @@ def _tallied(jobs: Iterator[Job], tally: Counter[str], refusals: Counter[str]) -
 
 
 def _key_of(config: CacheConfig, options: str) -> Callable[[Job], str]:
-    return partial(window_key, options=options, with_logprobs=config.backend == "logs")
+    """The key of each window. What a log says of its tokens is hashed once a trajectory: it is many times the text."""
+    if config.backend != "logs":
+        return partial(window_key, options=options)
+    last: Trajectory | None = None
+    logprobs = b""
+
+    def key_of(job: Job) -> str:
+        nonlocal last, logprobs
+        if job.trajectory is not last:
+            last, logprobs = job.trajectory, logprobs_digest(job.trajectory)
+        return window_key(job, options, logprobs=logprobs)
+
+    return key_of
 
 
 def _unasked(jobs: Iterator[Job], asked: Counter[str], key_of: Callable[[Job], str]) -> Iterator[Question]:

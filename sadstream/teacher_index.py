@@ -15,7 +15,7 @@ from sadstream.shards import Sample, sample_key
 from sadstream.spans import INDEX_SCHEMA
 from sadstream.tokens import ACT, REASON
 from sadstream.windows import Job
-from sadstream_schemas import Shard
+from sadstream_schemas import Shard, Trajectory
 
 TEACHER_INDEX: dict[str, pl.DataType] = {
     **INDEX_SCHEMA,
@@ -38,23 +38,30 @@ LABEL_SOURCES = ("n_logged", "n_no_logprobs", "n_unreadable", "n_other_text", "n
 LOGS_INDEX: dict[str, pl.DataType] = {**TEACHER_INDEX, **dict.fromkeys(LABEL_SOURCES, pl.Int64())}
 
 
-def window_key(job: Job, options: str, *, with_logprobs: bool) -> str:
+def window_key(job: Job, options: str, *, logprobs: bytes = b"") -> str:
     """What was asked, as a hash: the window's tokens, which of them are supervised, its split, teacher and options.
 
     Two windows with the same key have the same sample, wherever they come from.
 
     Args:
         options: hash of what decides the answers, teacher and tokenizer included.
-        with_logprobs: what the log says of its tokens decides them too.
+        logprobs: what the log says of its tokens, as a hash, where that decides them too.
     """
     digest = hashlib.blake2b(f"{options}\0{job.row['split']}\0{len(job.token_ids)}\0".encode(), digest_size=16)
     digest.update(job.token_ids.astype("<i8").tobytes())
     digest.update(np.packbits(job.window.supervised).tobytes())
     digest.update(job.kinds.tobytes() + job.steps.astype("<i4").tobytes())
-    if with_logprobs:
-        for message, logprobs in raw_logprobs(job.trajectory).items():
-            digest.update(f"{message}\0{len(logprobs)}\0".encode() + logprobs)
+    digest.update(logprobs)
     return digest.hexdigest()
+
+
+def logprobs_digest(trajectory: Trajectory) -> bytes:
+    """What the log says of the trajectory's tokens, as a hash; nothing where it says nothing."""
+    found = raw_logprobs(trajectory)
+    digest = hashlib.blake2b(digest_size=16)
+    for message, logprobs in found.items():
+        digest.update(f"{message}\0{len(logprobs)}\0".encode() + logprobs)
+    return digest.digest() if found else b""
 
 
 def asked_windows(folder: Path, shards: list[Shard]) -> Counter[str]:

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sadstream import teacher
 from sadstream.chat_template import read_template
 from sadstream.codec import alike_in_width, decode_teacher_sample
 from sadstream.doctor import DoctorConfig, doctor
@@ -26,9 +28,10 @@ from sadstream.model_files import resolve_model
 from sadstream.models import load_tokenizer
 from sadstream.progress import silent
 from sadstream.segment import segment
-from sadstream.shards import iter_samples
+from sadstream.shards import iter_samples, scan_index
 from sadstream.spans import SegmentConfig, segment_logs
 from sadstream.teacher import CacheConfig, cache_teacher
+from sadstream.teacher_index import logprobs_digest
 from sadstream.train import TrainConfig, train
 from sadstream.windows import Job, Plan, Tokenised, windows_of
 from sadstream_schemas import Trajectory
@@ -524,3 +527,27 @@ def test_logs_that_say_more_of_the_same_words_are_read_anew(tmp_path, tiny_teach
     write_chats(tmp_path / "again" / "logs", tiny_teacher, range(5), n_others=6)
     with pytest.raises(ManifestError, match="not in the spans any more"):
         cache(segment_all(tmp_path / "again"), tiny_teacher, tmp_path / "labels", backend="logs", render="text")
+
+
+def test_what_was_logged_is_hashed_once_a_trajectory(tmp_path, tiny_teacher, monkeypatch):
+    """It is many times the text, and windows of 64 tokens are many."""
+    n_hashed = 0
+
+    def counted(trajectory: Trajectory) -> bytes:
+        nonlocal n_hashed
+        n_hashed += 1
+        return logprobs_digest(trajectory)
+
+    monkeypatch.setattr(teacher, "logprobs_digest", counted)
+    write_chats(tmp_path / "logs", tiny_teacher, range(4))
+    spans = segment_all(tmp_path)
+    summary = cache(spans, tiny_teacher, tmp_path / "out", backend="logs", render="text", max_length=24)
+    assert summary["n_samples"] > n_hashed == 4
+    # Other logprobs of the same words are another answer.
+    shutil.rmtree(tmp_path / "logs")
+    shutil.rmtree(spans)
+    write_chats(tmp_path / "logs", tiny_teacher, range(4), n_others=9)
+    again = cache(segment_all(tmp_path), tiny_teacher, tmp_path / "again", backend="logs", render="text", max_length=24)
+    assert again["n_samples"] == summary["n_samples"]
+    keys = [set(scan_index(tmp_path / name).collect()["teacher_key"]) for name in ("out", "again")]
+    assert keys[0].isdisjoint(keys[1])
