@@ -15,7 +15,7 @@ from sadstream_schemas import Trajectory
 
 _TOKEN_ID = re.compile(r"token_id:(\d+)")
 # Stands for a token whose bytes the log does not tell; no text in UTF-8 holds it, and no tokenizer has an id for it.
-UNKNOWN = b"\xff?\xff"
+UNKNOWN = b"\xff\xfe\xff"
 _WITHIN = ("message", "response_metadata")
 
 
@@ -214,8 +214,9 @@ def place_tokens(text: str, written: Iterable[Written], tokens: Mapping[int, Seq
     for message, pieces in by_message.items():
         begin, end = starts[pieces[0].start], starts[pieces[-1].stop]
         anchors = [
-            (starts[p.start] - begin, starts[p.stop] - begin, p.words.strip().encode("utf-8", "surrogatepass"))
+            (starts[p.start] - begin, starts[p.stop] - begin, words.encode("utf-8", "surrogatepass"))
             for p in pieces
+            if (words := p.words.strip())
         ]
         said = tokens[message]
         blocks = _alike(data[begin:end], b"".join(token.data for token in said), anchors)
@@ -245,25 +246,27 @@ class _Block(NamedTuple):
 
 # Words that occur more often than this are not told apart.
 _MOST_PLACES = 32
+_WIDE = re.compile(rb"[\x80-\xff]+")
 
 
 def _alike(text: bytes, said: bytes, anchors: Sequence[tuple[int, int, bytes]]) -> list[_Block]:
     blocks: list[_Block] = []
     text_from = said_from = 0
-    for start, stop, words in anchors:
-        if not words:
-            continue
-        candidates = {
-            _extended(text, said, at, there, text_from, said_from)
-            for at in _places(text, words, max(start, text_from), stop)
-            for there in _places(said, words, said_from, len(said))
-        }
-        # A blank alone, as stands after any label, tells nothing.
-        sizes = {block: len(text[block.text : block.text + block.size].strip()) for block in candidates}
-        best = [block for block, size in sizes.items() if size == max(sizes.values())]
-        if len(best) == 1:
-            blocks += best
-            text_from, said_from = best[0].text + best[0].size, best[0].said + best[0].size
+    for start, stop, whole in anchors:
+        # Part of a character is what a server cannot show: then the words are looked for between their wide characters.
+        is_told = UNKNOWN not in said or whole in said
+        for words in [whole] if is_told else filter(None, map(bytes.strip, _WIDE.split(whole))):
+            candidates = {
+                _extended(text, said, at, there, text_from, said_from)
+                for at in _places(text, words, max(start, text_from), stop)
+                for there in _places(said, words, said_from, len(said))
+            }
+            # A blank alone, as stands after any label, tells nothing.
+            sizes = {block: len(text[block.text : block.text + block.size].strip()) for block in candidates}
+            best = [block for block, size in sizes.items() if size == max(sizes.values())]
+            if len(best) == 1:
+                blocks += best
+                text_from, said_from = best[0].text + best[0].size, best[0].said + best[0].size
     return blocks
 
 

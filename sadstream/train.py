@@ -93,9 +93,8 @@ def _open(config: TrainConfig, progress: Progress) -> StageFolder:
             f"--divergence {config.divergence}: {shards} holds drawn ids, whose shares are right on average only",
             hint="forward-kl has the right gradient on average; the others need a cache of --mode top-k",
         )
-    is_hard = manifest.config.get("backend") == "logs" and not manifest.totals.get("labels", {}).get("n_logged")
-    if is_hard and config.objective != "imitation":
-        _check_labels(config, shards)
+    if manifest.config.get("backend") == "logs" and config.objective != "imitation":
+        _check_labels(config, shards, manifest.totals.get("labels", {}))
     is_random, student = config.init == "random", _student(config, progress)
     if not is_random and tokenizer_fingerprint(student) != manifest.config["tokenizer_fingerprint"]:
         raise ModelError(
@@ -117,8 +116,20 @@ def _open(config: TrainConfig, progress: Progress) -> StageFolder:
     return folder
 
 
-def _check_labels(config: TrainConfig, shards: Path) -> None:
-    """Refuse what needs a teacher's distribution where there are hard labels alone."""
+def _check_labels(config: TrainConfig, shards: Path, labels: dict[str, int]) -> None:
+    """Refuse what needs a teacher's distribution where labels are hard.
+
+    Args:
+        labels: how many are the logs' own distributions, and how many are hard and why.
+    """
+    n_hard, n_labels = sum(labels.values()) - labels.get("n_logged", 0), sum(labels.values())
+    if labels.get("n_logged"):
+        if config.divergence == "reverse-kl" and n_hard:
+            raise ConfigError(
+                f"--divergence reverse-kl: {n_hard:,} of {n_labels:,} labels in {shards} are hard: no bound there",
+                hint="forward-kl and jsd have one",
+            )
+        return
     for name, given, only in (
         ("--divergence", config.divergence, "forward-kl"),
         ("--temperature", config.temperature, 1.0),

@@ -19,7 +19,7 @@ from sadstream import teacher
 from sadstream.chat_template import read_template
 from sadstream.codec import alike_in_width, decode_teacher_sample
 from sadstream.doctor import DoctorConfig, doctor
-from sadstream.errors import ManifestError, ModelError
+from sadstream.errors import ConfigError, ManifestError, ModelError
 from sadstream.frames import row_trajectory
 from sadstream.logged_labels import LOGGED, NO_LOGPROBS, OTHER_TEXT, OTHER_TOKENS, UNREADABLE, LoggedLabels, tell
 from sadstream.logged_tokens import UNKNOWN, LoggedToken, Written, logged_tokens, place_tokens, vocabulary_bytes
@@ -247,6 +247,35 @@ def test_a_token_that_the_server_could_not_show_is_not_guessed(tmp_path):
     replaced = {"token": "\ufffd", "logprob": -0.1, "bytes": list("\ufffd".encode())}
     tokens = [entry(b"a", -0.1, []), replaced, entry(b"b", -0.2, [])]
     assert [token.data for token in told_of({"content": tokens}, tmp_path) or ()] == [b"a", UNKNOWN, b"b"]
+
+
+def test_what_stands_around_such_a_token_is_placed_all_the_same():
+    text = "Answer: I saw an owl 🦉 in the café, it was an owl.\n"
+    unknown = LoggedToken(UNKNOWN, -0.1, ())
+    known = ["I", " saw", " an", " owl", " ", " in", " the", " caf", "é", ",", " it", " was", " an", " owl", "."]
+    said = [LoggedToken(token.encode(), -0.1, ()) for token in known]
+    said[5:5] = [unknown, unknown]
+    placed = place_tokens(text, [Written(0, 0, len(text), text[8:-1])], {0: said})
+    data = text.encode()
+    assert [data[p.start : p.stop] for p in placed] == [token.data for token in said if token is not unknown]
+    assert all(data[p.start : p.stop] == p.token.data for p in placed)
+
+
+@given(words=_words, number=st.integers(0, 99), data=st.data())
+def test_tokens_that_are_placed_are_placed_right_whatever_the_server_shows_of_them(words, number, data):
+    whole = f"{words}A{number}. {words}"
+    told = [LoggedToken(bytes(e["bytes"]), -0.1, ()) for e in data.draw(entries(whole.encode()))]
+    shown = [data.draw(st.booleans()) for _ in told]
+    said = [
+        token
+        if is_shown or token.data.decode("utf-8", "ignore").encode() == token.data
+        else token._replace(data=UNKNOWN)
+        for token, is_shown in zip(told, shown, strict=True)
+    ]
+    ends = np.cumsum([len(token.data) for token in told]).tolist()
+    right = {(end - len(token.data), end) for token, end in zip(told, ends, strict=True) if token.data}
+    for one in place_tokens(whole, [Written(0, 0, len(whole), whole)], {0: said}):
+        assert (one.start, one.stop) in right and whole.encode()[one.start : one.stop] == one.token.data
 
 
 def test_words_in_several_places_go_where_what_stands_around_them_is_alike_or_nowhere():
@@ -495,6 +524,17 @@ def test_training_takes_logged_distributions_as_a_teacher_s(labels, tiny_student
         shards=str(labels), student=str(tiny_student), out=str(tmp_path / "run"), batch_tokens=300, updates=2, **options
     )
     assert train(config, silent)["n_updates"] == 2
+
+
+def test_reverse_kl_is_refused_where_some_labels_are_hard(labels, tiny_student, tmp_path):
+    run = {
+        "shards": str(labels),
+        "student": str(tiny_student),
+        "out": str(tmp_path / "run"),
+        "divergence": "reverse-kl",
+    }
+    with pytest.raises(ConfigError, match=r"labels in .* are hard: no bound there"):
+        train(TrainConfig(**run), silent)
 
 
 def test_doctor_finds_logged_distributions_in_order(labels):
