@@ -17,7 +17,7 @@ from sadstream.codec import decode_teacher_sample
 from sadstream.errors import ConfigError, ManifestError, ModelError, SadstreamError, ShardError
 from sadstream.losses import hard_loss, soft_loss
 from sadstream.models import load_model
-from sadstream.optimise import schedule
+from sadstream.optimise import make_optimizer, schedule
 from sadstream.order import Order
 from sadstream.progress import silent
 from sadstream.sample_stream import SampleStream
@@ -65,6 +65,22 @@ def test_how_an_update_is_cut_up_does_not_matter(tiny_cache, tiny_student, tmp_p
         run(tiny_cache, tiny_student, tmp_path / str(budget), **options)
     for budget in budgets[1:]:
         assert same(tmp_path / "1", tmp_path / str(budget), tolerance=1e-6)
+
+
+def test_the_fused_optimizer_takes_the_plain_loops_steps():
+    models = [torch.nn.Linear(7, 5), torch.nn.Linear(7, 5)]
+    models[1].load_state_dict(models[0].state_dict())
+    config = TrainConfig(shards="", student="", out="", lr=1e-2, weight_decay=0.1)
+    ours = make_optimizer(models[0], config, torch.device("cpu"))
+    plain = torch.optim.AdamW(models[1].parameters(), 1e-2, (0.9, 0.95), weight_decay=0.1, foreach=False)
+    assert ours.defaults["fused"]
+    for step in range(20):
+        for model, optimizer in zip(models, (ours, plain), strict=True):
+            optimizer.zero_grad()
+            (model(torch.full((3, 7), 0.1 * step)) ** 2).sum().backward()
+            optimizer.step()
+    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_sad_with_sums_and_lambdas_1_is_token_kd(tiny_cache, tiny_student, tmp_path):
