@@ -245,9 +245,11 @@ def check_head(model: Any, path: Path) -> None:
         )
 
 
-def prune_layers(path: Path, layers: int, out: Path) -> dict[str, Any]:
-    """Write a model with only some of its layers, evenly spaced, first and last among them.
+def prune_layers(path: Path, layers: int, out: Path, choose: Callable[[int, int], list[int]]) -> dict[str, Any]:
+    """Write a model with only some of its layers.
 
+    Args:
+        layers: how many. choose: gives their indices, from how many and how many there are.
     Returns:
         `layers_kept` (their indices) and `n_parameters`.
     Raises:
@@ -257,7 +259,7 @@ def prune_layers(path: Path, layers: int, out: Path) -> dict[str, Any]:
     n_layers = loaded.config.num_hidden_layers
     if not 1 <= layers <= n_layers:
         raise ConfigError(f"--layers {layers}: {path} has {n_layers}", hint=f"from 1 to {n_layers}")
-    kept = evenly_spaced(layers, n_layers)
+    kept = choose(layers, n_layers)
     _keep_layers(loaded, kept)
     with _quiet(), writing(out), writing_tensors(out):
         loaded.save_pretrained(out)
@@ -290,17 +292,6 @@ def save_model(model: Any, tokenizer: Any, path: Path) -> None:
     with _quiet(), folder_written_atomically(path) as folder, writing_tensors(path):
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-
-
-def evenly_spaced(n_kept: int, n_layers: int) -> list[int]:
-    """Indices of `n_kept` of `n_layers` layers, first and last included.
-
-    >>> evenly_spaced(4, 10)
-    [0, 3, 6, 9]
-    """
-    if n_kept == 1:
-        return [0]
-    return [round(i * (n_layers - 1) / (n_kept - 1)) for i in range(n_kept)]
 
 
 def _keep_layers(model: Any, kept: list[int]) -> None:

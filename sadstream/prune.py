@@ -4,12 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sadstream.errors import ConfigError
 from sadstream.manifest import MANIFEST, StageFolder
 from sadstream.model_files import model_fingerprint, resolve_model
 
 
-def prune_student(model: str, out: str, *, layers: int, on_note: Callable[[str], None]) -> dict[str, Any]:
-    """Make a student of a teacher by keeping evenly spaced layers, first and last among them.
+def prune_student(
+    model: str, out: str, *, layers: int, keep: str = "ends", on_note: Callable[[str], None]
+) -> dict[str, Any]:
+    """Make a student of a teacher by keeping some of its layers, first and last among them.
 
     A finished folder is left as it is.
 
@@ -17,21 +20,51 @@ def prune_student(model: str, out: str, *, layers: int, on_note: Callable[[str],
         model: as `model_files.resolve_model` takes it.
         out: folder for the student; what transformers loads, tokenizer included.
         layers: how many to keep.
+        keep: which: `ends`, half of them the first ones and half the last, or `even`, evenly spaced.
         on_note: told what takes long.
     Returns:
         `layers_kept` (their indices in the teacher), `n_parameters`, `out`.
     Raises:
-        ModelError: no such model, or its layers are not found. ConfigError: more layers than it has.
+        ModelError: no such model, or its layers are not found. ConfigError: more layers than it has; unknown `keep`.
     """
+    if keep not in _CHOICES:
+        raise ConfigError(f"--keep {keep}: unknown", hint=f"one of: {', '.join(_CHOICES)}")
     path = resolve_model(model, on_note)
-    folder = StageFolder(Path(out), "prune-student", {"model": model_fingerprint(path), "layers": layers}, [])
+    options = {"model": model_fingerprint(path), "layers": layers, "keep": keep}
+    folder = StageFolder(Path(out), "prune-student", options, [])
     if folder.done is not None:
         return {**folder.done.totals, "out": out, "already_done": True}
     on_note("loading torch and the model")
     from sadstream.models import prune_layers
 
-    totals = prune_layers(path, layers, folder.path)
+    totals = prune_layers(path, layers, folder.path, _CHOICES[keep])
     folder.finish(
         totals, sorted(p.name for p in folder.path.iterdir() if p.name != MANIFEST and not p.name.startswith("."))
     )
     return {**totals, "out": out}
+
+
+def layers_at_the_ends(n_kept: int, n_layers: int) -> list[int]:
+    """Indices of `n_kept` layers, half of them the first ones and half the last; of an odd number, one more first.
+
+    All but one then read what they were trained to read. What changes least lies between (arXiv 2403.03853).
+
+    >>> layers_at_the_ends(5, 10)
+    [0, 1, 2, 8, 9]
+    """
+    n_last = n_kept // 2
+    return [*range(n_kept - n_last), *range(n_layers - n_last, n_layers)]
+
+
+def evenly_spaced(n_kept: int, n_layers: int) -> list[int]:
+    """Indices of `n_kept` of `n_layers` layers, first and last included.
+
+    >>> evenly_spaced(4, 10)
+    [0, 3, 6, 9]
+    """
+    if n_kept == 1:
+        return [0]
+    return [round(i * (n_layers - 1) / (n_kept - 1)) for i in range(n_kept)]
+
+
+_CHOICES = {"ends": layers_at_the_ends, "even": evenly_spaced}

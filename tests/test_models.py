@@ -12,7 +12,6 @@ from sadstream.errors import ConfigError, ManifestError, ModelError
 from sadstream.model_files import model_fingerprint, resolve_model, tokenizer_fingerprint
 from sadstream.models import (
     apply_head,
-    evenly_spaced,
     hidden_states,
     load_model,
     load_tokenizer,
@@ -20,7 +19,7 @@ from sadstream.models import (
     pick_dtype,
     save_model,
 )
-from sadstream.prune import prune_student
+from sadstream.prune import evenly_spaced, layers_at_the_ends, prune_student
 from tests import tiny
 
 CPU = torch.device("cpu")
@@ -116,6 +115,31 @@ def test_kept_layers_are_evenly_spaced_with_first_and_last(case):
     assert kept[0] == 0 and (kept[-1] == n_layers - 1 or n_kept == 1)
     gaps = [b - a for a, b in pairwise(kept)]
     assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+@given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(1, n), st.just(n))))
+def test_layers_kept_at_the_ends_leave_one_gap_in_the_middle(case):
+    n_kept, n_layers = case
+    kept = layers_at_the_ends(n_kept, n_layers)
+    assert len(kept) == len(set(kept)) == n_kept and kept == sorted(kept)
+    assert kept[0] == 0 and (kept[-1] == n_layers - 1 or n_kept == 1)
+    gaps = [(a, b) for a, b in pairwise(kept) if b - a > 1]
+    assert len(gaps) == (1 < n_kept < n_layers)
+    for a, b in gaps:
+        assert 0 <= (a + 1) - (n_layers - b) <= 1
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept"), [({}, [0, 1, 3]), ({"keep": "ends"}, [0, 1, 3]), ({"keep": "even"}, [0, 2, 3])]
+)
+def test_which_layers_are_kept_can_be_said(tiny_teacher, tmp_path, keep, kept):
+    out = tmp_path / "student"
+    assert prune_student(str(tiny_teacher), str(out), layers=3, **keep, on_note=no_note)["layers_kept"] == kept
+    other = "ends" if keep == {"keep": "even"} else "even"
+    with pytest.raises(ManifestError, match=f"keep was .* and is now .*{other}"):
+        prune_student(str(tiny_teacher), str(out), layers=3, keep=other, on_note=no_note)
+    with pytest.raises(ConfigError, match="--keep first: unknown"):
+        prune_student(str(tiny_teacher), str(tmp_path / "x"), layers=3, keep="first", on_note=no_note)
 
 
 def test_pruning_all_layers_away_or_more_than_there_are_is_refused(tiny_teacher, tmp_path):

@@ -9,22 +9,31 @@ from sadstream_cli.output import ProgressLine, json_option, print_facts, print_j
 
 @click.command("prune-student")
 @click.argument("model")
-@click.option("--layers", required=True, type=int, help="How many layers to keep, evenly spaced.")
+@click.option("--layers", required=True, type=int, help="How many layers to keep.")
+@click.option(
+    "--keep",
+    type=click.Choice(["ends", "even"]),
+    default="ends",
+    show_default=True,
+    help="Which: the first and the last ones, half each, or evenly spaced.",
+)
 @click.option("--out", required=True, type=click.Path(), help="New folder for the student.")
 @json_option
-def command(model: str, layers: int, out: str, as_json: bool) -> None:
-    """Make a student from a teacher by keeping evenly spaced layers.
+def command(model: str, layers: int, keep: str, out: str, as_json: bool) -> None:
+    """Make a student from a teacher by keeping some of its layers, first and last among them.
 
     MODEL is a folder, a hub name, or smollm2-135m, the embedded default.
 
     \b
     Example:
-      sadstream prune-student smollm2-135m --layers 10 --out student
+      sadstream prune-student smollm2-135m --layers 15 --out student
     """
     from sadstream.prune import prune_student
 
     progress = ProgressLine()
-    summary = prune_student(model, out, layers=layers, on_note=lambda note: progress(0, None, "layers", note))
+    summary = prune_student(
+        model, out, layers=layers, keep=keep, on_note=lambda note: progress(0, None, "layers", note)
+    )
     progress.close()
     if as_json:
         print_json(summary)
