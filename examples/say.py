@@ -74,12 +74,13 @@ tokenizer = AutoTokenizer.from_pretrained(student_folder)
 student, teacher = load(student_folder), load(resolve_model(teacher_name, print))
 windows = list(held_out_windows(shards))
 
-first_of_format = dict(reversed(windows))
-for name, window in first_of_format.items():
+# At the second step: the run has shown by then how its steps are written, which nobody told teacher or student.
+for name, window in dict(reversed(windows)).items():
     ids = torch.from_numpy(window["token_ids"].astype("int64"))
-    spans = spans_of(window)
-    print(f"\n{name}: ...{tokenizer.decode(ids[: spans[0][1]], skip_special_tokens=True).strip()[-100:]!r}")
-    for kind, start, stop in spans[:2]:
+    second = spans_of(window)[2:4]
+    for kind, start, stop in second:
+        if start == second[0][1]:
+            print(f"\n{name}: ... {' '.join(tokenizer.decode(ids[:start], skip_special_tokens=True).split())[-90:]}")
         print(f"  {NAMES[kind]:7} log      {line(tokenizer, ids[start:stop])}")
         print(f"          teacher  {go_on(teacher, tokenizer, ids[:start])}")
         print(f"          student  {go_on(student, tokenizer, ids[:start])}")
