@@ -15,7 +15,8 @@ from sadstream.model_files import resolve_model
 
 NAMES = {1: "REASON", 2: "ACT"}
 OPENING = 4  # tokens: a label such as `Thought 1:`
-ROOM = 24
+ROOM = 24  # tokens that are written, at most
+WIDTH = 90  # characters that are shown
 
 
 def load(folder):
@@ -62,8 +63,8 @@ def go_on(model, tokenizer, prompt):
 
 
 def line(tokenizer, ids):
-    words = tokenizer.decode(ids[:ROOM], skip_special_tokens=True).strip().split("\n")[0]
-    return words + (" ..." if len(ids) >= ROOM and "\n" not in tokenizer.decode(ids[:ROOM]).strip() else "")
+    words = tokenizer.decode(ids, skip_special_tokens=True).strip().split("\n")[0].strip()
+    return words if len(words) < WIDTH else f"{words[:WIDTH]}..."
 
 
 transformers.utils.logging.disable_progress_bar()
@@ -80,7 +81,7 @@ for name, window in dict(reversed(windows)).items():
     second = spans_of(window)[2:4]
     for kind, start, stop in second:
         if start == second[0][1]:
-            print(f"\n{name}: ... {' '.join(tokenizer.decode(ids[:start], skip_special_tokens=True).split())[-90:]}")
+            print(f"\n{name}: ... {' '.join(tokenizer.decode(ids[:start], skip_special_tokens=True).split())[-WIDTH:]}")
         print(f"  {NAMES[kind]:7} log      {line(tokenizer, ids[start:stop])}")
         print(f"          teacher  {go_on(teacher, tokenizer, ids[:start])}")
         print(f"          student  {go_on(student, tokenizer, ids[:start])}")
