@@ -10,7 +10,7 @@ from sadstream.model_files import model_fingerprint, resolve_model
 
 
 def prune_student(
-    model: str, out: str, *, layers: int, keep: str = "ends", on_note: Callable[[str], None]
+    model: str, out: str, *, layers: int, keep: str = "even", on_note: Callable[[str], None]
 ) -> dict[str, Any]:
     """Make a student of a teacher by keeping some of its layers, first and last among them.
 
@@ -20,7 +20,7 @@ def prune_student(
         model: as `model_files.resolve_model` takes it.
         out: folder for the student; what transformers loads, tokenizer included.
         layers: how many to keep.
-        keep: which: `ends`, half of them the first ones and half the last, or `even`, evenly spaced.
+        keep: which: `even`, evenly spaced, or `ends`, half of them the first ones and half the last.
         on_note: told what takes long.
     Returns:
         `layers_kept` (their indices in the teacher), `n_parameters`, `out`.
@@ -30,7 +30,7 @@ def prune_student(
     if keep not in _CHOICES:
         raise ConfigError(f"--keep {keep}: unknown", hint=f"one of: {', '.join(_CHOICES)}")
     path = resolve_model(model, on_note)
-    options = {"model": model_fingerprint(path), "layers": layers, "keep": keep}
+    options = {"model": model_fingerprint(path), "layers": layers, **({} if keep == "even" else {"keep": keep})}
     folder = StageFolder(Path(out), "prune-student", options, [])
     if folder.done is not None:
         return {**folder.done.totals, "out": out, "already_done": True}
@@ -67,4 +67,4 @@ def evenly_spaced(n_kept: int, n_layers: int) -> list[int]:
     return [round(i * (n_layers - 1) / (n_kept - 1)) for i in range(n_kept)]
 
 
-_CHOICES = {"ends": layers_at_the_ends, "even": evenly_spaced}
+_CHOICES = {"even": evenly_spaced, "ends": layers_at_the_ends}

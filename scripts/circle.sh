@@ -39,7 +39,7 @@ run segment "$out/reference" --out "$out/reference-spans"
 judge=(evaluate "${play[@]}" --limit "$tasks" --reference "$out/reference-spans" --out "$out/results")
 
 # Round 0: the expert gives no probabilities, so what it wrote is imitated. Each round is judged on the same tasks.
-run prune-student "$teacher" --keep even --layers "${LAYERS:-6}" --out "$out/student"
+run prune-student "$teacher" --layers "${LAYERS:-6}" --out "$out/student"
 run cache-teacher "$out/spans-0" --teacher "$teacher" "${where[@]}" --out "$out/teacher-0"
 run train "$out/teacher-0" --student "$out/student" --objective imitation --epochs "${EPOCHS:-4}" --lr 1e-3 "${learn[@]}" \
   --out "$out/round-0"

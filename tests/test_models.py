@@ -130,13 +130,13 @@ def test_layers_kept_at_the_ends_leave_one_gap_in_the_middle(case):
 
 
 @pytest.mark.parametrize(
-    ("keep", "kept"), [({}, [0, 1, 3]), ({"keep": "ends"}, [0, 1, 3]), ({"keep": "even"}, [0, 2, 3])]
+    ("keep", "kept"), [({}, [0, 2, 3]), ({"keep": "ends"}, [0, 1, 3]), ({"keep": "even"}, [0, 2, 3])]
 )
 def test_which_layers_are_kept_can_be_said(tiny_teacher, tmp_path, keep, kept):
     out = tmp_path / "student"
     assert prune_student(str(tiny_teacher), str(out), layers=3, **keep, on_note=no_note)["layers_kept"] == kept
-    other = "ends" if keep == {"keep": "even"} else "even"
-    with pytest.raises(ManifestError, match=f"keep was .* and is now .*{other}"):
+    other = "even" if keep == {"keep": "ends"} else "ends"
+    with pytest.raises(ManifestError, match=r"keep was .* and is now "):
         prune_student(str(tiny_teacher), str(out), layers=3, keep=other, on_note=no_note)
     with pytest.raises(ConfigError, match="--keep first: unknown"):
         prune_student(str(tiny_teacher), str(tmp_path / "x"), layers=3, keep="first", on_note=no_note)

@@ -129,7 +129,9 @@ def command(as_json: bool, dry_run: bool, **options: Any) -> None:
     )
     _say_refusals(summary)
     out, teacher = shlex.quote(config.out), shlex.quote(config.teacher)
-    click.echo(f"Next: sadstream prune-student {teacher} --layers 15 --out student   (unless you have a student)")
+    click.echo(
+        f"Next: sadstream prune-student {teacher} --layers 15 --keep ends --out student   (unless you have a student)"
+    )
     click.echo(f"      sadstream train {out} --student student --out run")
 
 

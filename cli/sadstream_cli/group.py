@@ -89,7 +89,7 @@ def cli() -> None:
     \b
     Raw logs to a distilled student, a folder a stage:
       sadstream segment LOGS --out spans
-      sadstream prune-student smollm2-135m --layers 15 --out student
+      sadstream prune-student smollm2-135m --layers 15 --keep ends --out student
       sadstream cache-teacher spans --teacher smollm2-135m --out teacher
       sadstream train teacher --student student --out run
       sadstream evaluate run/model --env alfworld --out results

@@ -12,10 +12,10 @@ from sadstream_cli.output import ProgressLine, json_option, print_facts, print_j
 @click.option("--layers", required=True, type=int, help="How many layers to keep.")
 @click.option(
     "--keep",
-    type=click.Choice(["ends", "even"]),
-    default="ends",
+    type=click.Choice(["even", "ends"]),
+    default="even",
     show_default=True,
-    help="Which: the first and the last ones, half each, or evenly spaced.",
+    help="Which: evenly spaced, or the first and the last ones, half each, which begin nearer to the teacher.",
 )
 @click.option("--out", required=True, type=click.Path(), help="New folder for the student.")
 @json_option
@@ -26,7 +26,7 @@ def command(model: str, layers: int, keep: str, out: str, as_json: bool) -> None
 
     \b
     Example:
-      sadstream prune-student smollm2-135m --layers 15 --out student
+      sadstream prune-student smollm2-135m --layers 15 --keep ends --out student
     """
     from sadstream.prune import prune_student
 
