@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pyarrow as pa
 
+from sadstream.loose_json import standard_json
 from sadstream.streams import Stream, ignore
 
 BOM = b"\xef\xbb\xbf"
@@ -83,9 +84,24 @@ def _chain(first: list[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:
 
 def _decodes(line: bytes) -> bool:
     try:
-        return isinstance(_decode(line.removeprefix(BOM)), dict | list)
+        return isinstance(_read(line.removeprefix(BOM))[1], dict | list)
     except ValueError:
         return False
+
+
+def _read(data: bytes) -> tuple[bytes, Any]:
+    """JSON and its value; where it is not standard, as `standard_json` makes it so.
+
+    Raises:
+        ValueError: says why it is none, in words for a user.
+    """
+    try:
+        return data, _decode(data)
+    except ValueError:
+        made = standard_json(data)
+        if made == data:
+            raise
+    return made, _decode(made)
 
 
 def _decode(data: bytes) -> Any:
@@ -124,7 +140,7 @@ def _json_lines(stream: Stream, lines: Iterator[bytes]) -> Iterator[JsonValue]:
         try:
             if len(line) > MAX_RECORD_BYTES:
                 raise ValueError(f"a record of {len(line):,} bytes, and {MAX_RECORD_BYTES:,} is the limit")
-            yield JsonValue(number, "", line, _decode(line))
+            yield JsonValue(number, "", *_read(line))
         except ValueError as error:
             pending = (number, line, str(error))
     if pending is not None:
@@ -216,8 +232,9 @@ def _values(data: bytes) -> Iterator[JsonValue]:
         Malformed: at the first that is broken; no later one can be told from it.
     """
     try:
-        value = _decode(data)
+        data, value = _read(data)
     except ValueError as error:
+        data = standard_json(data)  # what the error counts in
         if "trailing characters" not in str(error):
             raise Malformed(1 + data.count(b"\n", 0, _offset_in(str(error))), str(error)) from error
     else:
@@ -239,7 +256,7 @@ def _values(data: bytes) -> Iterator[JsonValue]:
             raise Malformed(line, "JSON nested too deep") from error
         raw = text[begin:at].encode()
         try:
-            yield JsonValue(line, "", raw, _decode(raw))
+            yield JsonValue(line, "", *_read(raw))
         except ValueError as error:
             raise Malformed(line + raw.count(b"\n", 0, _offset_in(str(error))), str(error)) from error
         line += raw.count(b"\n")

@@ -98,7 +98,7 @@ def test_a_finished_stage_says_so_and_does_nothing(log, tmp_path, capsys):
         (["segment", "MARKDOWN"], "not a log that sadstream knows"),
         (["segment", "BROKEN"], "broken.jsonl:2"),
         (["segment", "DEEP"], "nested too deep"),
-        (["segment", "SURROGATE"], "surrogate.jsonl:1"),
+        (["segment", "BEYOND"], "beyond.jsonl:1"),
         (["segment", "NOTHING"], "in none an agent acts"),
         (["inspect", "FOLDER"], "not something that sadstream wrote"),
         (["cache-teacher", "FOLDER", "--teacher", "x"], "not a folder that sadstream wrote"),
@@ -112,7 +112,7 @@ def test_bad_input_is_one_line_that_names_it_and_one_hint(arguments, named, log,
     (tmp_path / "notes.md").write_text("# Notes\nThought is free.\n")
     (tmp_path / "broken.jsonl").write_text(LOG + '{"text": \n' + LOG)
     (tmp_path / "deep.json").write_text("[" * 100_000 + "]" * 100_000)
-    (tmp_path / "surrogate.jsonl").write_text('{"text": "Thought: \\ud800"}\n')
+    (tmp_path / "beyond.jsonl").write_text('{"text": "Thought: x", "reward": 1e999}\n')
     (tmp_path / "nothing.jsonl").write_text('{"text": "only words"}\n')
     places = {
         "LOG": log,
@@ -121,7 +121,7 @@ def test_bad_input_is_one_line_that_names_it_and_one_hint(arguments, named, log,
         "MARKDOWN": str(tmp_path / "notes.md"),
         "BROKEN": str(tmp_path / "broken.jsonl"),
         "DEEP": str(tmp_path / "deep.json"),
-        "SURROGATE": str(tmp_path / "surrogate.jsonl"),
+        "BEYOND": str(tmp_path / "beyond.jsonl"),
         "NOTHING": str(tmp_path / "nothing.jsonl"),
     }
     given = [places.get(argument, argument) for argument in arguments]
