@@ -52,10 +52,14 @@ def write_atomically(path: Path, data: bytes) -> str:
     """Write a file so that it is either whole or absent, also after a power cut. Returns its sha256."""
     temporary = path.with_name(f"{_TEMPORARY}{path.name}")
     with writing(path):
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            temporary.unlink(missing_ok=True)  # half a page beside a full disk helps nobody
+            raise
         temporary.replace(path)
         _sync_folder(path.parent)
     return hashlib.sha256(data).hexdigest()

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -730,3 +731,14 @@ def test_a_growing_folder_that_was_interrupted_grows_to_the_same_bytes(tmp_path)
     segment_logs(disturbed, silent)
     contents = [{p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("undisturbed", "disturbed")]
     assert contents[0] == contents[1]
+
+
+def test_a_file_that_finds_no_room_is_one_line_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(manifest.os, "fsync", full)
+    (tmp_path / "page.html").write_bytes(b"before")
+    with pytest.raises(ManifestError, match=r"page\.html: cannot write: No space left"):
+        manifest.write_atomically(tmp_path / "page.html", b"after")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"page.html": b"before"}
