@@ -38,7 +38,7 @@ def main() -> None:
     named, top_k = len(tokenizer), 1
 
     def local(dtype: str) -> Teacher:
-        options = {"top_p": 1.0, "n_draws": 0, "device": "cpu", "trust": False}
+        options = {"top_p": 1.0, "n_draws": 0, "device": "cpu", "trust": False, "batch_tokens": 0, "packing": "off"}
         return LocalTeacher(args.model, n_named=named, top_k=top_k, dtype=dtype, **options)
 
     exact, rounded = logprobs(local("float32"), jobs), logprobs(local("bfloat16"), jobs)
