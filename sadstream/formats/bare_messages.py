@@ -3,8 +3,6 @@
 from collections.abc import Iterable
 from typing import Any
 
-import msgspec
-
 from sadstream.formats import (
     anthropic,
     cline,
@@ -63,11 +61,6 @@ def read_messages(record: Any, raw: bytes) -> Iterable[Draft]:
     """
     reader = next((f for f in _READERS if f.recognise(record)), _READERS[-1])
     return reader.read(record, raw)
-
-
-def joined(items: Iterable[msgspec.Raw | bytes]) -> msgspec.Raw:
-    """A JSON array of values that are JSON already."""
-    return msgspec.Raw(b"[" + b",".join(map(bytes, items)) + b"]")
 
 
 def author_of(message: Any) -> str | None:

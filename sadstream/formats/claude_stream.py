@@ -13,6 +13,7 @@ from sadstream.formats.verbatim import (
     Json,
     fields_of,
     items_of,
+    json_array,
     json_object,
     object_of,
     rest,
@@ -66,7 +67,7 @@ def _draft(session: str, agent: str, events: Sequence[Fields]) -> Draft:
         notes["n_stream_events"] = str(len(parts))
     others = [e for e in events if text_of(e.get("type")) in ("system", "result")]
     if others:
-        notes["events"] = "[" + ",".join(json_object(rest(e, ("session_id", "result"))) for e in others) + "]"
+        notes["events"] = json_array(json_object(rest(e, ("session_id", "result"))) for e in others)
     closing = next((e for e in reversed(others) if text_of(e.get("type")) == "result"), {})
     ending = _ENDINGS.get(text_of(closing.get("subtype")), "error" if closing else "unknown")
     failed = bytes(closing.get("is_error", b"")) == b"true"

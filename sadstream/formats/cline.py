@@ -13,7 +13,7 @@ from sadstream.formats import tags
 from sadstream.formats.content import texts_in
 from sadstream.formats.kinds import RecordFormat
 from sadstream.formats.openai_chat import record_draft, said_by_agent
-from sadstream.formats.pieces import AUTHORS, Piece, thought, unreadable, verbatim
+from sadstream.formats.pieces import AUTHORS, Piece, first_words, thought, unreadable, verbatim
 from sadstream.formats.verbatim import (
     Fields,
     Json,
@@ -170,7 +170,7 @@ def read(record: Any, raw: bytes) -> Iterable[Draft]:
 
 
 def _task(pieces: Iterable[Piece]) -> str | None:
-    asked = next((p["text"] for p in pieces if p["author"] == "user" and p["text"]), None)
+    asked = first_words(pieces)
     found = _TASK.search(asked) if asked is not None else None
     return found[1] if found else asked
 

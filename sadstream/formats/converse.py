@@ -14,6 +14,7 @@ from sadstream.formats.verbatim import (
     Json,
     fields_of,
     items_of,
+    json_array,
     json_object,
     object_of,
     rest,
@@ -140,7 +141,7 @@ def _gist(message: msgspec.Raw) -> str:
 def _conversation(request: Fields, messages: Iterable[msgspec.Raw]) -> Draft:
     """The messages in Anthropic's shape, which is read there."""
     system = request.get("system")
-    asked: Fields = {} if system is None else {"system": _array(_block(block) for block in items_of(system))}
+    asked: Fields = {} if system is None else {"system": json_array(_block(block) for block in items_of(system))}
     draft = anthropic.conversation(asked, [_message(message) for message in messages])
     tools = object_of(request.get("toolConfig")).get("tools")
     return msgspec.structs.replace(draft, tools=[bytes(tool).decode() for tool in items_of(tools)])
@@ -148,12 +149,8 @@ def _conversation(request: Fields, messages: Iterable[msgspec.Raw]) -> Draft:
 
 def _message(raw: msgspec.Raw) -> msgspec.Raw:
     fields = fields_of(raw)
-    blocks = _array(_block(block) for block in items_of(fields.get("content")))
+    blocks = json_array(_block(block) for block in items_of(fields.get("content")))
     return msgspec.Raw(json_object({**fields, "content": blocks}).encode())
-
-
-def _array(items: Iterable[str]) -> msgspec.Raw:
-    return msgspec.Raw(f"[{','.join(items)}]".encode())
 
 
 def _block(raw: msgspec.Raw) -> str:

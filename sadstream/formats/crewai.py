@@ -11,7 +11,7 @@ from sadstream.formats import tags
 from sadstream.formats.content import texts_in
 from sadstream.formats.kinds import RecordFormat
 from sadstream.formats.outcomes import outcome_fields
-from sadstream.formats.pieces import Piece, unreadable, verbatim
+from sadstream.formats.pieces import Piece, first_words, unreadable, verbatim
 from sadstream.formats.verbatim import fields_of, items_of, json_object, noted, rest, string_of, text_of
 from sadstream.frames import Draft
 
@@ -82,7 +82,7 @@ def read(record: Any, raw: bytes) -> Iterable[Draft]:
     final = _FINAL.search(last)
     if final:
         outcome = {"answer": _unfenced(final[1]), "ending": "finished", **outcome}
-    outcome.setdefault("task", next((p["text"] for p in pieces if p["author"] == "user" and p["text"]), None))
+    outcome.setdefault("task", first_words(pieces))
     yield Draft(
         dialect="react",
         pieces=pieces,

@@ -9,7 +9,7 @@ from sadstream.formats.histories import longest_paths
 from sadstream.formats.kinds import RecordFormat, SessionFormat, SessionRecord
 from sadstream.formats.matching import match_by_order
 from sadstream.formats.outcomes import outcome_fields
-from sadstream.formats.pieces import Piece, call, context, observation, say, thought, unreadable
+from sadstream.formats.pieces import Piece, call, context, first_words, observation, say, thought, unreadable
 from sadstream.formats.verbatim import (
     Fields,
     Json,
@@ -187,7 +187,7 @@ def conversation(request: Fields, contents: Sequence[Content]) -> Draft:
         for piece in _text_pieces(context, text, fields_of(raw), message=0, author="system")
     ]
     pieces += message_pieces(contents, first=1 if system else 0)
-    request_text = next((p["text"] for p in pieces if p["author"] == "user" and p["text"]), None)
+    request_text = first_words(pieces)
     tools = [bytes(tool).decode() for tool in items_of(request.get("tools"))]
     return Draft(pieces=match_by_order(pieces), task=request_text, tools=tools)
 

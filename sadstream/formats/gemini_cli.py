@@ -6,7 +6,7 @@ from typing import Any
 from sadstream.formats.gemini import Content, content_pieces
 from sadstream.formats.kinds import RecordFormat, SessionFormat, SessionRecord
 from sadstream.formats.matching import match_by_order
-from sadstream.formats.pieces import Piece, call, context, observation, say, thought, unreadable
+from sadstream.formats.pieces import Piece, call, context, first_words, observation, say, thought, unreadable
 from sadstream.formats.verbatim import (
     Fields,
     Json,
@@ -117,7 +117,7 @@ def _draft(about: Fields, messages: list[Any]) -> Draft:
         beside["events"] = f"[{','.join(events)}]"
     return Draft(
         id=text_of(about.get("sessionId")) or None,
-        task=next((p["text"] for p in pieces if p["author"] == "user" and p["text"]), None),
+        task=first_words(pieces),
         pieces=match_by_order(pieces),
         extra=json_object(beside),
     )

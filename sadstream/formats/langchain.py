@@ -8,7 +8,7 @@ import msgspec
 from sadstream.formats.anthropic import content_text, has_acted, message_pieces
 from sadstream.formats.kinds import RecordFormat
 from sadstream.formats.openai_chat import record_draft
-from sadstream.formats.pieces import AUTHORS, Piece, call, observation, thought
+from sadstream.formats.pieces import AUTHORS, Piece, call, first_words, observation, thought
 from sadstream.formats.responses import is_item, item_pieces
 from sadstream.formats.verbatim import (
     Fields,
@@ -92,7 +92,7 @@ def read(record: Any, raw: bytes) -> Iterable[Draft]:
     pieces: list[Piece] = []
     for index, item in enumerate(items_of(held)):
         pieces += lc_pieces(normal(item), message=index, acted=has_acted(pieces))
-    draft = Draft(pieces=pieces, task=next((p["text"] for p in pieces if p["author"] == "user" and p["text"]), None))
+    draft = Draft(pieces=pieces, task=first_words(pieces))
     if not path:
         yield draft
         return

@@ -13,6 +13,7 @@ from sadstream.formats.verbatim import (
     fields_of,
     first_of,
     items_of,
+    json_array,
     json_object,
     object_of,
     rest,
@@ -92,8 +93,8 @@ def _message(fields: Fields) -> dict[str, Any]:
     return {
         **rest(fields, ("blocks", "additional_kwargs")),
         "role": msgspec.json.encode(_ROLES.get(role, role)),
-        "content": b"[" + b",".join(said) + b"]" if said else fields.get("content", b"null"),
-        **({"tool_calls": b"[" + b",".join(json_object(call).encode() for call in calls) + b"]"} if calls else {}),
+        "content": json_array(said) if said else fields.get("content", b"null"),
+        **({"tool_calls": json_array(map(json_object, calls))} if calls else {}),
         **{n: more[n] for n in lifted if n != "tool_calls"},
         **({"additional_kwargs": json_object(left)} if left else {}),
     }

@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-
 from sadstream.formats import gemini, langchain, llamaindex, openai_chat, pydantic_ai, vercel
-from sadstream.formats.bare_messages import author_of, joined, read_messages
+from sadstream.formats.bare_messages import author_of, read_messages
 from sadstream.formats.kinds import SessionFormat, SessionRecord
+from sadstream.formats.verbatim import json_array
 from sadstream.frames import Draft
 
 # Names that tell which of several conversations in a file a message belongs to; the first that all messages have.
@@ -77,7 +76,7 @@ def _session(message: dict[str, Any], name: str) -> bool:
 
 def _drafts(messages: list[SessionRecord]) -> Iterator[Draft]:
     values = [record.value for record in messages]
-    yield from read_messages(values, bytes(joined(msgspec.Raw(record.raw) for record in messages)))
+    yield from read_messages(values, bytes(json_array(record.raw for record in messages)))
 
 
 FORMATS = (SessionFormat("messages", "chat messages one a line, of one run or of several", recognise, read, False),)

@@ -14,6 +14,7 @@ from sadstream.formats.verbatim import (
     first_of,
     is_object,
     items_of,
+    json_array,
     json_object,
     object_of,
     rest,
@@ -67,10 +68,9 @@ def with_calls_lifted(fields: Fields) -> Fields:
     named = items_of(fields.get("tool_calls"))
     known = {text_of(object_of(call).get("id")) for call in named} - {""}
     told = [made for _, made in blocks if made is not None and text_of(made.get("id")) not in known]
-    calls = [*map(bytes, named), *(json_object(made).encode() for made in told)]
-    left = [bytes(raw) for raw, made in blocks if made is None]
-    arrays = {"content": left, "tool_calls": calls}
-    return {**fields, **{name: msgspec.Raw(b"[" + b",".join(items) + b"]") for name, items in arrays.items()}}
+    calls: list[Json | str] = [*named, *map(json_object, told)]
+    left = [raw for raw, made in blocks if made is None]
+    return {**fields, "content": json_array(left), "tool_calls": json_array(calls)}
 
 
 def _call_in(block: Fields) -> Fields | None:

@@ -1,6 +1,6 @@
 """Logged calls of the OpenAI chat API, each of which repeats the history: request and response, streamed or not."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,6 +16,7 @@ from sadstream.formats.verbatim import (
     fields_of,
     is_object,
     items_of,
+    json_array,
     json_object,
     rest,
     same_value,
@@ -65,7 +66,7 @@ def read_calls(records: list[SessionRecord]) -> Iterator[Draft]:
 
 def _said(messages: list[msgspec.Raw]) -> Draft:
     """The conversation, its text cut by labels where the agent writes ReAct's."""
-    raw = _array(messages).encode()
+    raw = bytes(json_array(messages))
     values = msgspec.json.decode(raw)
     for known in (crewai, react_chat):
         if known.recognise(values):
@@ -89,15 +90,11 @@ def _call_extra(logged: _Logged, mapped: set[str]) -> str:
         response = {**rest(fields_of(logged.fields["response"]), ("choices",))}
         choices = items_of(fields_of(logged.fields["response"])["choices"])
         told = ("message", *_with_its_logprobs(fields_of(choices[0])))
-        response["choices"] = _array([json_object(rest(fields_of(choices[0]), told)), *choices[1:]])
+        response["choices"] = json_array([json_object(rest(fields_of(choices[0]), told)), *choices[1:]])
     about: dict[str, Json | str] = {**rest(logged.fields, {"request", "response", *mapped})}
     if "request" in logged.fields:
         about["request"] = json_object(rest(logged.request, mapped))
     return json_object({**about, "response": json_object(response)} if response else about)
-
-
-def _array(items: Sequence[Json | str]) -> str:
-    return "[" + ",".join(i if isinstance(i, str) else bytes(i).decode() for i in items) + "]"
 
 
 def _logged(record: SessionRecord) -> _Logged:

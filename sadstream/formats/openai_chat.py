@@ -13,7 +13,18 @@ from sadstream.formats.dialects import dialect_of
 from sadstream.formats.kinds import RecordFormat
 from sadstream.formats.openai_blocks import Block, blocks_of, has_foreign_block, with_calls_lifted
 from sadstream.formats.outcomes import outcome_fields, remaining
-from sadstream.formats.pieces import AUTHORS, Piece, call, context, observation, say, thought, unreadable, verbatim
+from sadstream.formats.pieces import (
+    AUTHORS,
+    Piece,
+    call,
+    context,
+    first_words,
+    observation,
+    say,
+    thought,
+    unreadable,
+    verbatim,
+)
 from sadstream.formats.verbatim import (
     Fields,
     Json,
@@ -199,11 +210,7 @@ def conversation(messages: Sequence[Json], *, n_prompt: int = 0) -> Draft:
             new = [{**piece, "kind": "context"} for piece in new]
         acted = acted or any(piece["kind"] == "act" for piece in new)
         pieces += new
-    return Draft(pieces=pieces, dialect=tags.DIALECT, task=_first_request(pieces))
-
-
-def _first_request(pieces: list[Piece]) -> str | None:
-    return next((p["text"] for p in pieces if p["author"] == "user" and p["text"]), None)
+    return Draft(pieces=pieces, dialect=tags.DIALECT, task=first_words(pieces))
 
 
 def _is_tagged(messages: list[Fields]) -> bool:

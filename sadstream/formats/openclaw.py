@@ -5,7 +5,7 @@ from typing import Any
 
 from sadstream.formats.kinds import SessionFormat, SessionRecord
 from sadstream.formats.matching import match_by_order
-from sadstream.formats.pieces import Piece, call, context, observation, say, unreadable
+from sadstream.formats.pieces import Piece, call, context, first_words, observation, say, unreadable
 from sadstream.formats.verbatim import Fields, fields_of, first_of, json_object, noted, rest, string_of, text_of
 from sadstream.frames import Draft
 
@@ -38,7 +38,7 @@ def read(records: list[SessionRecord]) -> Iterable[Draft]:
         yield Draft(
             record=session or events[0].key,
             pieces=match_by_order(pieces),
-            task=next((p["text"] for p in pieces if p["author"] == "user" and p["text"]), None),
+            task=first_words(pieces),
             id=session or None,
             parent_id=main[0] if session and main else None,
         )

@@ -15,6 +15,7 @@ from sadstream.formats.verbatim import (
     fields_of,
     is_object,
     items_of,
+    json_array,
     json_object,
     noted,
     rest,
@@ -256,7 +257,7 @@ def _without_words(metadata: Fields) -> msgspec.Raw:
         words = {"content", "tool_calls", "reasoning_content", "reasoning", "thinking_blocks"}
         kept = json_object(rest(_message_of(metadata), words))
         first = json_object({**_object(choices[0]), "message": kept})
-        left = {"choices": "[" + ",".join([first, *(bytes(c).decode() for c in choices[1:])]) + "]"}
+        left = {"choices": json_array([first, *choices[1:]])}
     return msgspec.Raw(json_object({**metadata, "model_response": json_object({**response, **left})}).encode())
 
 

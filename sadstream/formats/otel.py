@@ -22,7 +22,7 @@ from sadstream.formats.otel_attributes import (
     known_attributes,
 )
 from sadstream.formats.outcomes import as_text
-from sadstream.formats.pieces import AUTHORS, Piece, call, context, observation, say, thought, unreadable
+from sadstream.formats.pieces import AUTHORS, Piece, call, context, first_words, observation, say, thought, unreadable
 from sadstream.formats.verbatim import (
     Fields,
     Json,
@@ -303,7 +303,7 @@ def _conversation(spans: Sequence[_Span]) -> Draft:
         pieces += made
         if span.operation != "execute_tool":
             open_calls += [p for p in made if p["kind"] == "act" and p.get("name") is not None]
-    task = next((p["text"] for p in pieces if p["author"] == "user" and p["text"]), None)
+    task = first_words(pieces)
     return Draft(pieces=match_by_order(pieces), tools=tools, task=task)
 
 

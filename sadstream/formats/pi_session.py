@@ -14,6 +14,7 @@ from sadstream.formats.verbatim import (
     fields_of,
     is_object,
     items_of,
+    json_array,
     json_object,
     noted,
     rest,
@@ -98,7 +99,7 @@ def _draft(number: int, lines: list[_Line]) -> Draft:
     asked = (p["text"] for p in pieces if p["author"] == "user" and p["text"])
     notes = rest(head, ("id", "type", "parentSession", "version"))
     if settings:
-        notes["settings"] = msgspec.Raw(b"[" + b",".join(settings) + b"]")
+        notes["settings"] = json_array(settings)
     native = string_of(head.get("id"))
     version = head.get("version")
     return Draft(

@@ -7,6 +7,7 @@ Observation: ...        what comes back
 ...                     prompt, task, reminders: as they stand
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 Piece = dict[str, Any]
@@ -124,6 +125,11 @@ def labelled(kind: str, label: str, text: str, *, message: int, author: str, **a
         "suffix": _break(text),
         **about,
     }
+
+
+def first_words(pieces: Iterable[Piece]) -> str | None:
+    """The first words of a user, which are the request mostly; None where no user says any."""
+    return next((p["text"] for p in pieces if p["author"] == "user" and p["text"]), None)
 
 
 def _break(text: str) -> str:

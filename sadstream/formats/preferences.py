@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 
 from sadstream.formats import sharegpt, tags, transcript
-from sadstream.formats.bare_messages import author_of, is_messages, joined, read_messages
+from sadstream.formats.bare_messages import author_of, is_messages, read_messages
 from sadstream.formats.dialects import dialect_of
 from sadstream.formats.kinds import RecordFormat
-from sadstream.formats.verbatim import Fields, fields_of, is_object, items_of, json_object, rest, string_of
+from sadstream.formats.verbatim import Fields, fields_of, is_object, items_of, json_array, json_object, rest, string_of
 from sadstream.frames import Draft
 
 _PAIRS = (
@@ -116,7 +116,7 @@ def _messages(record: dict[str, Any], fields: Fields, name: str, prompt: tuple[s
     for n in mapped & set(prompt):
         about |= rest(fields_of(fields[n]), ("messages",)) if is_object(fields[n]) else {}
     left = {**rest(about, fields), **rest(fields, (*mapped, "messages"))}
-    whole = json_object({**left, "messages": joined(_alike(turns))}).encode()
+    whole = json_object({**left, "messages": json_array(_alike(turns))}).encode()
     return read_messages(msgspec.json.decode(whole), whole)
 
 

@@ -9,7 +9,17 @@ from sadstream.formats import anthropic
 from sadstream.formats.kinds import RecordFormat
 from sadstream.formats.openai_chat import record_draft
 from sadstream.formats.pieces import Piece
-from sadstream.formats.verbatim import Fields, Json, fields_of, items_of, json_object, rest, string_of, text_of
+from sadstream.formats.verbatim import (
+    Fields,
+    Json,
+    fields_of,
+    items_of,
+    json_array,
+    json_object,
+    rest,
+    string_of,
+    text_of,
+)
 from sadstream.frames import Draft
 
 _LISTS = ("messages", "message_history", "all_messages", "new_messages")
@@ -87,8 +97,8 @@ def _messages(fields: Fields) -> list[dict[str, Json | str]]:
     return made
 
 
-def _array(parts: Sequence[Fields]) -> str:
-    return f"[{','.join(block for part in parts for block in _blocks(part))}]"
+def _array(parts: Sequence[Fields]) -> msgspec.Raw:
+    return json_array(block for part in parts for block in _blocks(part))
 
 
 def _blocks(part: Fields) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 from sadstream.formats.gemini import Content, content_pieces, is_content
 from sadstream.formats.kinds import SessionFormat, SessionRecord
 from sadstream.formats.matching import match_by_order
-from sadstream.formats.pieces import Piece, unreadable
+from sadstream.formats.pieces import Piece, first_words, unreadable
 from sadstream.formats.trees import longest_branch
 from sadstream.formats.verbatim import fields_of, items_of, json_object, noted, rest, string_of
 from sadstream.frames import Draft
@@ -33,7 +33,7 @@ def read(records: list[SessionRecord]) -> Iterable[Draft]:
         branch = [lines[index] for index in _branch(lines)]
         pieces = _session_pieces([line for line in branch if is_content(line.value.get("message"))])
         events = [line.raw.decode() for line in branch if not is_content(line.value.get("message"))]
-        task = next((p["text"] for p in pieces if p["author"] == "user" and p["text"]), None)
+        task = first_words(pieces)
         version = lines[0].value.get("version")
         yield Draft(
             record=lines[0].key,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from sadstream.formats import anthropic, converse, inspect_ai, openai_chat, responses
-from sadstream.formats.bare_messages import author_of, is_messages, joined, read_messages
+from sadstream.formats.bare_messages import author_of, is_messages, read_messages
 from sadstream.formats.histories import longest_paths
 from sadstream.formats.kinds import SessionFormat, SessionRecord
 from sadstream.formats.verbatim import (
@@ -14,6 +14,7 @@ from sadstream.formats.verbatim import (
     fields_of,
     is_object,
     items_of,
+    json_array,
     json_object,
     object_of,
     rest,
@@ -157,7 +158,7 @@ def _without(raw: msgspec.Raw | bytes, path: Path) -> msgspec.Raw:
     first, *others = path
     if isinstance(first, int):
         items = items_of(raw)
-        return joined(
+        return json_array(
             [*items[:first], *([_without(items[first], tuple(others))] if others else []), *items[first + 1 :]]
         )
     fields = fields_of(raw)
@@ -188,7 +189,7 @@ def read_calls(records: list[SessionRecord]) -> Iterator[Draft]:
     for index in longest_paths([logged.history for logged in calls]):
         about, messages, history, ending = calls[index]
         told = [with_logprobs.get(history[: at + 1], message) for at, message in enumerate(messages)]
-        raw = json_object({**about, "messages": joined(told)}).encode()
+        raw = json_object({**about, "messages": json_array(told)}).encode()
         for draft in read_messages(msgspec.json.decode(raw), raw):
             draft.record = records[index].key
             draft.ending = draft.ending if ending == "unknown" else ending

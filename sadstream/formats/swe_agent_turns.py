@@ -6,7 +6,7 @@ from typing import Any
 
 from sadstream.formats.kinds import RecordFormat
 from sadstream.formats.outcomes import as_bool
-from sadstream.formats.pieces import Piece, context, unreadable, verbatim
+from sadstream.formats.pieces import Piece, context, first_words, unreadable, verbatim
 from sadstream.formats.swe_agent import cut_turn, ending_of
 from sadstream.formats.verbatim import Fields, fields_of, items_of, json_object, noted, rest, string_of, text_of
 from sadstream.frames import Draft
@@ -45,7 +45,7 @@ def read(record: Any, raw: bytes) -> Iterable[Draft]:
         pieces += [noted(made[0], rest(turn, ("role", "text", "system_prompt"))), *made[1:]]
     yield Draft(
         task_id=string_of(fields.get("instance_id")),
-        task=next((p["text"] for p in pieces if p["author"] == "user" and p["text"]), None),
+        task=first_words(pieces),
         success=as_bool(record.get("target")),
         ending=ending_of(string_of(fields.get("exit_status"))),
         answer=string_of(fields.get("generated_patch")),

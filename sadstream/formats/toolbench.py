@@ -11,9 +11,11 @@ from sadstream.formats.outcomes import as_bool
 from sadstream.formats.pieces import Piece, call, context, observation, thought, unreadable
 from sadstream.formats.verbatim import (
     Fields,
+    Json,
     fields_of,
     is_object,
     items_of,
+    json_array,
     json_object,
     noted,
     rest,
@@ -47,7 +49,7 @@ def read(record: Any, raw: bytes) -> Iterable[Draft]:
     answer = string_of(made.get("final_answer"))
     pieces = _pieces(longest) if longest else [context(query or "", message=0)]
     left: Fields = rest(made, ("train_messages", "query", "function", "final_answer"))
-    kept = {"train_messages": f"[{','.join(_array(path) for path in others)}]"} if others else {}
+    kept: dict[str, Json | str] = {"train_messages": json_array(map(json_array, others))} if others else {}
     if made.get("final_answer") is not None and answer is None:
         kept["final_answer"] = text_of(made["final_answer"])
     return_type, said = _finish(answer)
@@ -108,10 +110,6 @@ def _finish(answer: str | None) -> tuple[str, str | None]:
 
 def _values(path: list[msgspec.Raw]) -> list[bytes]:
     return [bytes(raw) for raw in path]
-
-
-def _array(path: list[msgspec.Raw]) -> str:
-    return f"[{','.join(bytes(raw).decode() for raw in path)}]"
 
 
 FORMATS = (RecordFormat("toolbench", "ToolBench and StableToolBench answers (`answer_generation`)", recognise, read),)

@@ -69,6 +69,13 @@ def json_object(fields: Mapping[str, Json | str]) -> str:
     return msgspec.json.encode(raws).decode()
 
 
+def json_array(items: Iterable[Json | str]) -> msgspec.Raw:
+    """A JSON array of values that are JSON already."""
+    return msgspec.Raw(
+        b"[" + b",".join(item.encode() if isinstance(item, str) else bytes(item) for item in items) + b"]"
+    )
+
+
 def rest(fields: Fields, mapped: Iterable[str]) -> Fields:
     """Fields that were not mapped."""
     known = set(mapped)
