@@ -89,6 +89,10 @@ def _decodes(line: bytes) -> bool:
         return False
 
 
+# What the decoder says where a value is followed by another.
+_FURTHER = "trailing characters"
+
+
 def _read(data: bytes) -> tuple[bytes, Any]:
     """JSON and its value; where it is not standard, as `standard_json` makes it so.
 
@@ -97,7 +101,9 @@ def _read(data: bytes) -> tuple[bytes, Any]:
     """
     try:
         return data, _decode(data)
-    except ValueError:
+    except ValueError as error:
+        if _FURTHER in str(error):
+            raise
         made = standard_json(data)
         if made == data:
             raise
@@ -234,9 +240,9 @@ def _values(data: bytes) -> Iterator[JsonValue]:
     try:
         data, value = _read(data)
     except ValueError as error:
-        data = standard_json(data)  # what the error counts in
-        if "trailing characters" not in str(error):
-            raise Malformed(1 + data.count(b"\n", 0, _offset_in(str(error))), str(error)) from error
+        if _FURTHER not in str(error):
+            counted = standard_json(data)  # what the error counts in
+            raise Malformed(1 + counted.count(b"\n", 0, _offset_in(str(error))), str(error)) from error
     else:
         yield JsonValue(1, "", data, value)
         return
