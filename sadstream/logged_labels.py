@@ -1,5 +1,6 @@
 """Nobody is asked: what the logs hold is the teacher's word. Imports no torch."""
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,10 +17,9 @@ from sadstream.logged_tokens import (
     vocabulary_bytes,
 )
 from sadstream.prompt_logprobs import tail_and_entropy
+from sadstream.teacher_index import LOGGED, NO_LOGPROBS, OTHER_TEXT, OTHER_TOKENS, UNREADABLE
 from sadstream.windows import Job, Tokenised
 
-# Where a row comes from: the log's own logprobs, or the logged token as its own label, and why.
-LOGGED, NO_LOGPROBS, UNREADABLE, OTHER_TEXT, OTHER_TOKENS = range(5)
 _BATCH_TOKENS = 16_384
 _KNOWN_TEXTS = 256
 
@@ -119,13 +119,11 @@ def tell(
     placed = place_tokens(tokenised.text, tokenised.written, tokens)
     at = {(one.start, one.stop): one.token for one in placed}
     known = _covered(placed)
-    begins, ends = _bytes_of_tokens(tokenised, vocabulary)
     starts = byte_places(tokenised.text)
-    of_messages = [
-        (starts[piece.start], starts[piece.stop], OTHER_TEXT if tokens[piece.message] else UNREADABLE)
-        for piece in tokenised.written
-        if piece.message in tokens
-    ]
+    begins, ends = _bytes_of_tokens(tokenised, vocabulary, starts)
+    # Pieces are in order and apart: where a token begins tells which of them it can be in.
+    pieces = [piece for piece in tokenised.written if piece.message in tokens]
+    piece_starts = [starts[piece.start] for piece in pieces]
     for number, (begin, end) in enumerate(zip(begins, ends, strict=True)):
         if (begin, end) in at:
             told[number] = at[begin, end]
@@ -133,7 +131,9 @@ def tell(
         elif not known.isdisjoint(range(begin, end)):
             sources[number] = OTHER_TOKENS
         else:
-            sources[number] = next((why for start, stop, why in of_messages if start <= begin < stop), NO_LOGPROBS)
+            of = bisect_right(piece_starts, begin) - 1
+            if of >= 0 and begin < starts[pieces[of].stop]:
+                sources[number] = OTHER_TEXT if tokens[pieces[of].message] else UNREADABLE
     return told, sources
 
 
@@ -141,9 +141,14 @@ def _covered(placed: Sequence[Placed]) -> set[int]:
     return {at for one in placed for at in range(one.start, one.stop)}
 
 
-def _bytes_of_tokens(tokenised: Tokenised, vocabulary: Sequence[bytes]) -> tuple[list[int], list[int]]:
-    """From where to where in the text's UTF-8 each token stands: by its bytes, since several may share a code point."""
-    starts = byte_places(tokenised.text)
+def _bytes_of_tokens(
+    tokenised: Tokenised, vocabulary: Sequence[bytes], starts: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """From where to where in the text's UTF-8 each token stands: by its bytes, since several may share a code point.
+
+    Args:
+        starts: of the text's code points, in bytes.
+    """
     data = tokenised.text.encode("utf-8", "surrogatepass")
     begins, ends, before = [], [], 0
     for number, (first, last) in zip(tokenised.token_ids.tolist(), tokenised.offsets.tolist(), strict=True):

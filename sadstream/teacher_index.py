@@ -35,6 +35,7 @@ TEACHER_INDEX: dict[str, pl.DataType] = {
 
 # How many supervised tokens of a window have the log's own distribution, and how many are hard labels and why.
 LABEL_SOURCES = ("n_logged", "n_no_logprobs", "n_unreadable", "n_other_text", "n_other_tokens")
+LOGGED, NO_LOGPROBS, UNREADABLE, OTHER_TEXT, OTHER_TOKENS = range(len(LABEL_SOURCES))
 LOGS_INDEX: dict[str, pl.DataType] = {**TEACHER_INDEX, **dict.fromkeys(LABEL_SOURCES, pl.Int64())}
 
 
