@@ -13,6 +13,7 @@ import msgspec
 
 from sadstream.chat_template import OPENER, Template
 from sadstream.errors import RenderError
+from sadstream.logged_tokens import n_alike
 from sadstream.messages import Field, Message, Part
 from sadstream_schemas import Kind
 
@@ -278,21 +279,12 @@ def _where_it_stops(whole: str, cut_short: str, known: int, limit: int, template
     """Where in `whole` a field ends, from the rendering of the message that ends with that field."""
     stop = _last_special(cut_short, min(known, len(cut_short)), template)[0]
     if not whole.startswith(cut_short[:stop]):
-        stop = _common(whole, cut_short[:stop])
+        stop = n_alike(whole, cut_short[:stop])
     stop = max(known, min(stop, limit))
     # A line break before a label closes what stands before it.
     while stop < limit and whole[stop].isspace():
         stop += 1
     return stop
-
-
-def _common(left: str, right: str) -> int:
-    """How many characters two texts begin with alike."""
-    low, high = 0, min(len(left), len(right))
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if left[:middle] == right[:middle] else (low, middle - 1)
-    return low
 
 
 def _cut_group(group: _Group, places: Sequence[tuple[int, int] | None], start: int, stop: int) -> Iterator[Cut]:

@@ -7,7 +7,7 @@ those of the model that wrote the log; which tokens of a window they are is told
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, AnyStr, NamedTuple
 
 import msgspec
 
@@ -281,13 +281,13 @@ def _places(data: bytes, words: bytes, start: int, stop: int) -> list[int]:
 
 def _extended(text: bytes, said: bytes, at: int, there: int, text_from: int, said_from: int) -> _Block:
     """The longest stretch alike around a place in each."""
-    after = _common(text[at:], said[there:])
-    before = _common(text[text_from:at][::-1], said[said_from:there][::-1])
+    after = n_alike(text[at:], said[there:])
+    before = n_alike(text[text_from:at][::-1], said[said_from:there][::-1])
     return _Block(at - before, there - before, before + after)
 
 
-def _common(left: bytes, right: bytes) -> int:
-    """How many bytes two strings begin with alike."""
+def n_alike(left: AnyStr, right: AnyStr) -> int:
+    """How many characters, or bytes, two strings begin with alike."""
     low, high = 0, min(len(left), len(right))
     while low < high:
         middle = (low + high + 1) // 2

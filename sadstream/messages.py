@@ -138,19 +138,20 @@ def _joined(text: str, spans: Sequence[Span]) -> list[Part]:
         for number, (part, span) in enumerate(found):
             following = found[number + 1] if number + 1 < len(found) else None
             # What stood apart in the log, as two blocks of one message, would run together.
-            apart = following is not None and field != "call" and _logged(span)[1] != _logged(following[1])[0]
+            apart = following is not None and field != "call" and logged_place(span)[1] != logged_place(following[1])[0]
             glue = "\n" if apart and not part.text.endswith("\n") else ""
             parts.append(part._replace(text=part.text + glue))
     return parts
 
 
-def _logged(span: Span) -> tuple[int, int]:
+def logged_place(span: Span) -> tuple[int, int]:
+    """Where in its trajectory's text stands what the log itself holds of a span."""
     start = span.start if span.logged_start is None else span.logged_start
     return start, span.stop if span.logged_stop is None else span.logged_stop
 
 
 def _part(text: str, span: Span) -> Part:
-    start, stop = _logged(span)
+    start, stop = logged_place(span)
     is_call = span.name is not None and start > span.start and (start, stop) == _arguments(span)
     field: Field = "call" if is_call else "reasoning" if span.hidden and span.kind == "reason" else "content"
     said = text[start:stop]

@@ -14,6 +14,7 @@ from sadstream.chat_template import Template
 from sadstream.errors import RenderError
 from sadstream.logged_tokens import Written
 from sadstream.manifest import read_manifest
+from sadstream.messages import logged_place
 from sadstream.shards import decode_trajectory, iter_shard, read_index
 from sadstream.tokens import Cut, Window, cut_windows, supervised_tokens, token_kinds
 from sadstream_schemas import Trajectory
@@ -166,8 +167,7 @@ def _tokenised(text: str, cuts: Sequence[Cut], encoded: Any, special: Any, writt
 def _written(trajectory: Trajectory) -> Iterator[Written]:
     for span in trajectory.spans:
         if span.author == "agent" and span.message is not None:
-            start = span.start if span.logged_start is None else span.logged_start
-            stop = span.stop if span.logged_stop is None else span.logged_stop
+            start, stop = logged_place(span)
             yield Written(span.message, span.start, span.stop, trajectory.text[start:stop])
 
 
