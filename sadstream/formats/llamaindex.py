@@ -24,6 +24,12 @@ from sadstream.frames import Draft
 
 _ROLES = {"chatbot": "assistant"}
 _LISTS = ("messages", "chat_history", "history")
+# OpenAI's names of what a call says, and under which it stands here.
+_CALL_NAMES = {
+    "id": ("tool_call_id", "id"),
+    "name": ("tool_name", "name"),
+    "arguments": ("tool_kwargs", "input", "arguments", "args"),
+}
 
 
 def is_message(value: Any) -> bool:
@@ -108,22 +114,11 @@ def _call(fields: Fields) -> dict[str, Any]:
     """A call under the names of OpenAI's."""
     if "function" in fields:
         return fields
-    named = (("id", ("tool_call_id", "id")), ("name", ("tool_name", "name")))
-    made: dict[str, Any] = {to: raw for to, names in named if (raw := first_of(fields, names)) is not None}
-    arguments = first_of(fields, ("tool_kwargs", "input", "arguments", "args"))
-    told = {
-        "block_type",
-        "type",
-        "tool_call_id",
-        "id",
-        "tool_name",
-        "name",
-        "tool_kwargs",
-        "input",
-        "arguments",
-        "args",
+    made: dict[str, Any] = {
+        to: raw for to, names in _CALL_NAMES.items() if (raw := first_of(fields, names)) is not None
     }
-    return {**made, "arguments": arguments or b'""', **rest(fields, told)}
+    told = {"block_type", "type", *(name for names in _CALL_NAMES.values() for name in names)}
+    return {"arguments": b'""', **made, **rest(fields, told)}
 
 
 def _block(block: Fields) -> bytes:
